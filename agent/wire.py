@@ -1,0 +1,340 @@
+"""The messages between an agent and the control plane: the one module of the agent that both sides import.
+
+Rules that let old and new sides meet: a reader ignores fields that it does not know, a writer never
+changes the meaning of a field, every field but those that name the sender may be null or absent.
+All times are RFC 3339 in UTC, all sizes bytes, all durations seconds, snake case throughout.
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+ENROLL = "/api/agent/enroll"
+TOKEN = "/api/agent/token"
+STATUS = "/api/agent/status"
+QUEUE = "/api/agent/queue"
+WHEEL_INDEX = "/agent/"
+
+TASK_RING = "agent.ring"
+"""Name of the one Celery task that an agent registers. Its only argument is a dispatch id: a doorbell."""
+
+AUDIENCE = "dormouse-agent"
+ACCESS_TOKEN_LIFE_S = 15 * 60
+
+STATUS_BODY_LIMIT_BYTES = 64 * 1024
+LOG_CHUNK_LIMIT_BYTES = 256 * 1024
+POLL_WAIT_LIMIT_S = 25
+REQUESTS_PER_PLAN = 64
+"""How many presigned requests one plan call may ask for."""
+
+STAND_DOWN = "stand_down"
+"""Error code of every answer to an older epoch, attempt or fence: change nothing, stop that work."""
+
+KINDS = ("job", "snapshot", "restore", "command")
+OUTCOMES = ("succeeded", "failed", "cancelled")
+ORDERS = ("drain", "stand_down", "cancel", "interrogate")
+
+
+def queue_key(worker_id: str) -> str:
+    """The Redis list that is this worker's queue: the same key for the HTTPS transport and for direct Redis."""
+    return f"w:{worker_id}:jobs"
+
+
+def dispatch_path(dispatch_id: str, verb: str) -> str:
+    """verb: claim, progress, log or finish."""
+    return f"/api/agent/dispatch/{dispatch_id}/{verb}"
+
+
+def snapshot_path(snapshot_id: str, verb: str) -> str:
+    """verb: plan, commit or restore-plan."""
+    return f"/api/agent/snapshots/{snapshot_id}/{verb}"
+
+
+class WireError(ValueError):
+    """A message that cannot be understood; its text names the field, what was found and what is wanted."""
+
+
+def to_json(message: Any) -> dict[str, Any]:
+    """A message as JSON, without the fields that are None."""
+    return {key: value for key, value in asdict(message).items() if value is not None}
+
+
+# -- status ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gpu:
+    """One GPU's reading. util: percent 0-100, or None where the driver does not say."""
+
+    index: int
+    name: str = ""
+    util: float | None = None
+    mem_used_bytes: int | None = None
+    mem_total_bytes: int | None = None
+    temp_c: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatusPost:
+    """What an agent says of itself once per check interval.
+
+    gpu_util is the highest utilisation of any GPU in percent; None means unknown, which is never idle.
+    status is the agent's own word (idle, busy, unknown); the verdict is the control plane's.
+    session_runtime_hours counts from the start of the machine's session, not of the agent's process.
+    """
+
+    worker_id: str
+    epoch: int
+    timestamp: str | None = None
+    instance_id: str | None = None
+    session_runtime_hours: float | None = None
+    max_session_hours: float | None = None
+    gpu_util: float | None = None
+    status: str | None = None
+    gpus: tuple[Gpu, ...] = ()
+    cpu_util: float | None = None
+    net_bytes_per_s: float | None = None
+    disk_free_bytes: int | None = None
+    sessions: Mapping[str, int] = field(default_factory=dict)
+    jobs: tuple[str, ...] = ()
+    health_url: str | None = None
+
+    @classmethod
+    def from_json(cls, body: object) -> StatusPost:
+        """Read a post; unknown fields are ignored, a field of the wrong type is a WireError that names it."""
+        if not isinstance(body, dict):
+            raise WireError("a status post is a JSON object")
+        return cls(
+            worker_id=_text(body, "worker_id", required=True) or "",
+            epoch=_whole(body, "epoch", required=True) or 0,
+            timestamp=_text(body, "timestamp"),
+            instance_id=_text(body, "instance_id"),
+            session_runtime_hours=_number(body, "session_runtime_hours", low=0),
+            max_session_hours=_number(body, "max_session_hours", low=0),
+            gpu_util=_number(body, "gpu_util", low=0, high=100),
+            status=_text(body, "status"),
+            gpus=tuple(_gpu(item) for item in _items(body, "gpus")),
+            cpu_util=_number(body, "cpu_util", low=0),
+            net_bytes_per_s=_number(body, "net_bytes_per_s", low=0),
+            disk_free_bytes=_whole(body, "disk_free_bytes"),
+            sessions=_counts(body, "sessions"),
+            jobs=tuple(str(item)[:64] for item in _items(body, "jobs")),
+            health_url=_text(body, "health_url"),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """A standing order. id: the dispatch for `cancel`, otherwise free. It stands until it is no longer sent."""
+
+    kind: str
+    id: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatusAnswer:
+    """When to post next, in which epoch the control plane believes this worker to be, and what stands ordered."""
+
+    next_in_s: float
+    epoch: int
+    orders: tuple[Order, ...] = ()
+
+    @classmethod
+    def from_json(cls, body: object) -> StatusAnswer:
+        if not isinstance(body, dict):
+            raise WireError("a status answer is a JSON object")
+        orders = tuple(
+            Order(kind=str(item.get("kind", "")), id=str(item.get("id", "")))
+            for item in _items(body, "orders")
+            if isinstance(item, dict)
+        )
+        return cls(
+            next_in_s=_number(body, "next_in_s", low=0) or 30.0,
+            epoch=_whole(body, "epoch") or 0,
+            orders=orders,
+        )
+
+
+# -- work -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claimed:
+    """A dispatch that this worker now holds. Every later report carries `fence`.
+
+    work, by kind: job {command | script, env, timeout_s, grace_s}; snapshot {snapshot_id};
+    restore {snapshot_id, content_id}; command {script, env, timeout_s, grace_s}.
+    """
+
+    dispatch_id: str
+    kind: str
+    fence: int
+    lease_s: float
+    work: Mapping[str, Any]
+
+    @classmethod
+    def from_json(cls, body: object) -> Claimed:
+        if not isinstance(body, dict):
+            raise WireError("a claim's answer is a JSON object")
+        kind = _text(body, "kind", required=True) or ""
+        if kind not in KINDS:
+            raise WireError(f"kind {kind!r} is not one of {', '.join(KINDS)}: update the agent")
+        work = body.get("work")
+        if not isinstance(work, dict):
+            raise WireError("work is a JSON object")
+        return cls(
+            dispatch_id=_text(body, "dispatch_id", required=True) or "",
+            kind=kind,
+            fence=_whole(body, "fence", required=True) or 0,
+            lease_s=_number(body, "lease_s", low=0) or 60.0,
+            work=work,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgressPost:
+    """How far a snapshot or restore is. bytes are logical (uncompressed) unless the name says stored."""
+
+    fence: int
+    phase: str
+    bytes_done: int = 0
+    bytes_total: int = 0
+    files_done: int = 0
+    files_total: int = 0
+    stored_bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogPost:
+    """Output of a child process. `data` is base64 of the bytes that start at `offset` of the whole stream."""
+
+    fence: int
+    offset: int
+    data: str
+
+    @classmethod
+    def of(cls, *, fence: int, offset: int, raw: bytes) -> LogPost:
+        return cls(fence=fence, offset=offset, data=base64.b64encode(raw).decode("ascii"))
+
+    @staticmethod
+    def raw(data: str) -> bytes:
+        try:
+            return base64.b64decode(data, validate=True)
+        except binascii.Error as error:
+            raise WireError("data is base64 of the log's bytes") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishPost:
+    """The end of a dispatch. outcome: succeeded, failed or cancelled. reason: one sentence where it did not succeed."""
+
+    fence: int
+    outcome: str
+    exit_code: int | None = None
+    reason: str | None = None
+    result: Mapping[str, Any] = field(default_factory=dict)
+
+
+# -- snapshots ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class PutWish:
+    """An object that the agent wants to upload: the presigned request will be bound to exactly this."""
+
+    key: str
+    length: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Presigned:
+    """An HTTP request that may be made once, as it stands, until it expires. Never logged."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SnapshotTerms:
+    """What an agent needs to know before it takes or restores a snapshot. owner_key: base64 of 32 bytes."""
+
+    snapshot_id: str
+    owner_id: str
+    owner_key: str
+    root_key: str
+    parent_root_key: str | None = None
+    content_id: str | None = None
+
+    def owner_key_bytes(self) -> bytes:
+        return base64.b64decode(self.owner_key)
+
+
+# -- reading fields -------------------------------------------------------------------------------
+
+
+def _text(body: Mapping[str, Any], name: str, *, required: bool = False) -> str | None:
+    value = body.get(name)
+    if value is None and not required:
+        return None
+    if not isinstance(value, str) or (required and not value):
+        raise WireError(f"{name} must be text, not {value!r}")
+    return value[:1024]
+
+
+def _whole(body: Mapping[str, Any], name: str, *, required: bool = False) -> int | None:
+    value = body.get(name)
+    if value is None and not required:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
+        raise WireError(f"{name} must be a whole number from 0, not {value!r}")
+    return value
+
+
+def _number(body: Mapping[str, Any], name: str, *, low: float, high: float = math.inf) -> float | None:
+    value = body.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise WireError(f"{name} must be a number, not {value!r}")
+    if not low <= value <= high:
+        raise WireError(f"{name} must be between {low:g} and {high:g}, not {value!r}")
+    return float(value)
+
+
+def _items(body: Mapping[str, Any], name: str, *, at_most: int = 1024) -> list[Any]:
+    value = body.get(name)
+    if value is None:
+        return []
+    if not isinstance(value, list) or len(value) > at_most:
+        raise WireError(f"{name} must be a list of at most {at_most}")
+    return value
+
+
+def _counts(body: Mapping[str, Any], name: str) -> dict[str, int]:
+    value = body.get(name)
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or len(value) > 32:
+        raise WireError(f"{name} must be an object of counts")
+    return {str(key)[:32]: _whole(value, key) or 0 for key in value}
+
+
+def _gpu(item: object) -> Gpu:
+    if not isinstance(item, dict):
+        raise WireError("gpus must be a list of objects")
+    return Gpu(
+        index=_whole(item, "index", required=True) or 0,
+        name=_text(item, "name") or "",
+        util=_number(item, "util", low=0, high=100),
+        mem_used_bytes=_whole(item, "mem_used_bytes"),
+        mem_total_bytes=_whole(item, "mem_total_bytes"),
+        temp_c=_number(item, "temp_c", low=-100, high=1000),
+    )
