@@ -37,7 +37,9 @@ STAND_DOWN = "stand_down"
 """Error code of every answer to an older epoch, attempt or fence: change nothing, stop that work."""
 
 KINDS = ("job", "snapshot", "restore", "command")
-OUTCOMES = ("succeeded", "failed", "cancelled")
+OUTCOMES = ("succeeded", "failed", "cancelled", "interrupted")
+"""interrupted: the worker stopped before the work ended; a job goes back to the queue, attempt + 1."""
+
 ORDERS = ("drain", "stand_down", "cancel", "interrogate")
 
 
@@ -161,6 +163,83 @@ class StatusAnswer:
         )
 
 
+# -- enrolment ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnrollPost:
+    """Trades a one-use token for an identity. name: how people call this worker; empty lets the server choose."""
+
+    token: str
+    name: str = ""
+    provider: str = ""
+    gpus: tuple[Gpu, ...] = ()
+    agent_version: str = ""
+    python: str = ""
+    platform: str = ""
+    session_runtime_hours: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentSettings:
+    """What the control plane decides for an agent; may change with every token.
+
+    transport: {"kind": "https"} or {"kind": "redis", "url": …} (a LAN or VPN, see ADR 0001).
+    max_session_hours: the agent ends its own session then; None means never.
+    """
+
+    check_interval_s: float = 30.0
+    max_session_hours: float | None = None
+    transport: Mapping[str, Any] = field(default_factory=lambda: {"kind": "https"})
+
+    @classmethod
+    def from_json(cls, body: object) -> AgentSettings:
+        if not isinstance(body, dict):
+            return cls()
+        transport = body.get("transport")
+        return cls(
+            check_interval_s=_number(body, "check_interval_s", low=0.05) or 30.0,
+            max_session_hours=_number(body, "max_session_hours", low=0),
+            transport=transport if isinstance(transport, dict) else {"kind": "https"},
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Credentials:
+    """Answer to enroll and to token. `secret` replaces the one that was sent; the old one is good until
+    the new one has been used, so that a lost answer locks nobody out."""
+
+    worker_id: str
+    epoch: int
+    secret: str
+    access_token: str
+    access_expires_in_s: float
+    instance_id: str | None = None
+    settings: AgentSettings = field(default_factory=AgentSettings)
+
+    @classmethod
+    def from_json(cls, body: object) -> Credentials:
+        if not isinstance(body, dict):
+            raise WireError("credentials are a JSON object")
+        return cls(
+            worker_id=_text(body, "worker_id", required=True) or "",
+            epoch=_whole(body, "epoch", required=True) or 0,
+            secret=_text(body, "secret", required=True) or "",
+            access_token=_text(body, "access_token", required=True) or "",
+            access_expires_in_s=_number(body, "access_expires_in_s", low=1) or ACCESS_TOKEN_LIFE_S,
+            instance_id=_text(body, "instance_id"),
+            settings=AgentSettings.from_json(body.get("settings")),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenPost:
+    """Trades the worker's secret for a fresh access token and the next secret."""
+
+    worker_id: str
+    secret: str
+
+
 # -- work -----------------------------------------------------------------------------------------
 
 
@@ -232,7 +311,7 @@ class LogPost:
 
 @dataclass(frozen=True, kw_only=True)
 class FinishPost:
-    """The end of a dispatch. outcome: succeeded, failed or cancelled. reason: one sentence where it did not succeed."""
+    """The end of a dispatch. outcome: one of OUTCOMES. reason: one sentence where it did not succeed."""
 
     fence: int
     outcome: str
