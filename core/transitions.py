@@ -1,0 +1,113 @@
+"""`advance`: the only way a state changes."""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime
+from typing import Any
+
+from django.db import transaction
+from django.db.models import Model
+from django.utils import timezone
+
+from core.errors import TransitionRefused
+from core.models import Event, Stateful
+from core.reasons import Reason
+
+log = logging.getLogger(__name__)
+
+
+def advance(
+    row: Stateful,
+    to: str,
+    *,
+    reason: Reason,
+    by: str = "",
+    now: datetime | None = None,
+    fence: int | None = None,
+    data: dict[str, Any] | None = None,
+    **changes: Any,
+) -> None:
+    """Move `row` to state `to` by one guarded UPDATE, with its event row in the same transaction.
+
+    The guard is what this copy of the row believes: primary key, state, and its FENCE column. A copy that is stale
+    in any of them is refused with TransitionRefused, which names the state that was found; nothing is written then.
+    `changes` are further columns of the same UPDATE; `fence` sets the FENCE column (a new epoch or attempt);
+    `data` goes on the event. On return the copy is up to date in every column that was written.
+    """
+    now = now or timezone.now()
+    source, target = str(row.state), str(to)
+    if not row.TABLE.allows(source, target):
+        raise _refused(row, target, found=source)
+    columns = {
+        **changes,
+        **row.reason_columns(reason),
+        "state": target,
+        "state_since": now,
+        "state_deadline": row.TABLE.deadline(target, now=now),
+    }
+    guard: dict[str, Any] = {"pk": row.pk, "state": source}
+    if row.FENCE:
+        guard[row.FENCE] = getattr(row, row.FENCE)
+        if fence is not None:
+            columns[row.FENCE] = fence
+    with transaction.atomic():
+        if type(row)._default_manager.filter(**guard).update(**columns) != 1:
+            raise _refused(row, target, found=_found(row))
+        event_add(
+            row,
+            row.TABLE.event(source, target),
+            reason=reason,
+            by=by,
+            now=now,
+            from_state=source,
+            to_state=target,
+            data=data,
+        )
+    for name, value in columns.items():
+        setattr(row, name, value)
+    log.info(
+        "%s=%s %s -> %s reason=%r by=%s", row.SUBJECT, row.pk, source, target, str(reason), by or "system"
+    )
+
+
+def event_add(
+    row: Stateful,
+    code: str,
+    *,
+    reason: Reason,
+    by: str = "",
+    now: datetime | None = None,
+    from_state: str = "",
+    to_state: str = "",
+    data: dict[str, Any] | None = None,
+) -> Event:
+    """Record something that happened to `row` without moving its state (or, from advance, with it)."""
+    return Event.objects.create(
+        at=now or timezone.now(),
+        subject_type=row.SUBJECT,
+        subject_id=str(row.pk),
+        code=code,
+        from_state=from_state,
+        to_state=to_state,
+        by=by,
+        owner_id=row.event_owner_id(),
+        data={**row.event_data(), **(data or {})},
+        **row.reason_columns(reason),
+    )
+
+
+def _found(row: Model) -> str:
+    current = type(row)._default_manager.filter(pk=row.pk).first()
+    if current is None:
+        return "gone"
+    fence = f" ({current.FENCE} {getattr(current, current.FENCE)})" if current.FENCE else ""
+    return f"{current.state}{fence}"
+
+
+def _refused(row: Stateful, target: str, *, found: str) -> TransitionRefused:
+    return TransitionRefused(
+        f"{row.SUBJECT} {row.pk} cannot become {target}: it is {found}",
+        hint="read it again: something else has moved it, or the change is not one that its state allows",
+        found=found,
+    )
