@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
@@ -16,11 +16,14 @@ from rest_framework.pagination import LimitOffsetPagination
 from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
 from core.errors import DomainError
 from core.models import ApiToken
 from core.tokens import PREFIX, token_find
+
+if TYPE_CHECKING:
+    # rest_framework.views imports this module, which its settings name.
+    from rest_framework.views import APIView
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,210 @@
+"""Every environment variable of the control plane, read once, in one place. Standard library only.
+
+`env_read` never raises on a wrong value: it collects Problems (see `config.reader`). The launcher reads the same
+variables through the same function as the settings do.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import parse_qsl, quote, unquote
+
+from config.keyfile import Secrets, secrets_read
+from config.paths import data_dir, run_dir
+from config.reader import Problem, Reader
+
+POSTGRES = ("postgres", "postgresql")
+REDIS = ("redis", "rediss", "unix")
+
+
+@dataclass(frozen=True, kw_only=True)
+class S3:
+    """Where snapshots go when SNAPSHOT_STORE is s3://bucket/prefix."""
+
+    bucket: str
+    prefix: str
+    endpoint: str
+    region: str
+    access_key_id: str
+    secret_access_key: str
+    path_style: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Postgres:
+    """The parts of DATABASE_URL. options: what follows the question mark, passed to libpq as it stands."""
+
+    name: str
+    user: str
+    password: str
+    host: str
+    port: str
+    options: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Env:
+    """What the environment says. Addresses carry no trailing slash; chain_lease_s is seconds."""
+
+    data_dir: Path
+    run_dir: Path
+    port: int
+    public_url: str
+    public_host: str
+    https: bool
+    postgres: Postgres | None
+    redis_url: str
+    redis_embedded: bool
+    snapshot_store: str
+    snapshot_s3: S3 | None
+    debug: bool
+    demo: bool
+    log_format: str
+    trusted_proxies: tuple[str, ...]
+    chain_lease_s: float
+    agent_transport: str
+    secrets: Secrets
+    problems: tuple[Problem, ...]
+
+
+def env_read(environ: Mapping[str, str]) -> Env:
+    """The settings of this process, with every problem found on the way. Makes the secrets file when it is missing."""
+    reader = Reader(environ)
+    data = data_dir(environ)
+    sockets = run_dir(data, environ)
+    port = int(reader.number("DORMOUSE_PORT", 8000, low=1, high=65535, unit="a port", id="E002"))
+    public = reader.url(
+        "DORMOUSE_PUBLIC_URL", f"http://127.0.0.1:{port}", schemes=("https", "http"), id="E003"
+    )
+    if not public.hostname or public.path.strip("/") or public.query or public.username:
+        reader.problem("E003", "DORMOUSE_PUBLIC_URL", "is more or less than an origin: write https://host[:port], "
+                       "because the console and the agents expect it at the top of its host")  # fmt: skip
+    redis = reader.url("REDIS_URL", f"unix://{sockets / 'valkey.sock'}", schemes=REDIS, id="E005")
+    store, s3 = _snapshot_store(reader, data)
+    host = public.hostname or "127.0.0.1"
+    demo = reader.flag("DORMOUSE_DEMO", id="E007")
+    if demo and not loopback(host):
+        reader.problem("E013", "DORMOUSE_DEMO", f"is on while DORMOUSE_PUBLIC_URL names {host}, and anyone could sign "
+                       "in as admin/admin: unset one of them")  # fmt: skip
+    return Env(
+        data_dir=data,
+        run_dir=sockets,
+        port=port,
+        public_url=f"{public.scheme}://{public.netloc}",
+        public_host=host,
+        https=public.scheme == "https",
+        postgres=_postgres(reader),
+        redis_url=redis.geturl(),
+        redis_embedded=not reader.text("REDIS_URL"),
+        snapshot_store=store,
+        snapshot_s3=s3,
+        debug=reader.flag("DEBUG", id="E007"),
+        demo=demo,
+        log_format=reader.choice("LOG_FORMAT", "text", ("text", "json"), id="E008"),
+        trusted_proxies=_trusted_proxies(reader),
+        chain_lease_s=reader.number("DORMOUSE_CHAIN_LEASE_S", 60, low=1, high=900, unit="seconds", id="E010"),
+        agent_transport=reader.choice("DORMOUSE_AGENT_TRANSPORT", "https", ("https", "redis"), id="E011"),
+        secrets=secrets_read(reader, data),
+        problems=tuple(reader.problems),
+    )
+
+
+def broker_url(redis_url: str) -> str:
+    """The same Redis in the form that kombu reads: it calls a unix socket redis+socket:// and its database virtual_host."""
+    if not redis_url.startswith("unix://"):
+        return redis_url
+    path, _, query = redis_url.removeprefix("unix://").partition("?")
+    return f"redis+socket://{path}?virtual_host={dict(parse_qsl(query)).get('db', '0')}"
+
+
+def loopback(host: str) -> bool:
+    """Whether only this machine reaches that host name or address."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def postgres_url(parts: Postgres) -> str:
+    """The address again, for a child process."""
+    login = quote(parts.user, safe="") + (f":{quote(parts.password, safe='')}" if parts.password else "")
+    host = parts.host if not parts.host.startswith("/") else quote(parts.host, safe="")
+    return f"postgresql://{login}{'@' if login else ''}{host}{f':{parts.port}' if parts.port else ''}/{quote(parts.name)}"
+
+
+def _postgres(reader: Reader) -> Postgres | None:
+    if not reader.text("DATABASE_URL"):
+        return None
+    parts = reader.url("DATABASE_URL", "", schemes=POSTGRES, id="E004")
+    if parts.scheme not in POSTGRES:
+        return None
+    name = unquote(parts.path.lstrip("/"))
+    if not name or "/" in name:
+        reader.problem(
+            "E004", "DATABASE_URL", "names no database: write postgresql://user:password@host:5432/dormouse"
+        )
+        return None
+    options = dict(parse_qsl(parts.query))
+    return Postgres(
+        name=name,
+        user=unquote(parts.username or ""),
+        password=unquote(parts.password or ""),
+        host=options.pop("host", "") or unquote(parts.hostname or ""),
+        port=options.pop("port", "") or str(parts.port or ""),
+        options=options,
+    )
+
+
+def _snapshot_store(reader: Reader, data: Path) -> tuple[str, S3 | None]:
+    """("s3://bucket/prefix", S3) or (folder, None)."""
+    value = reader.text("SNAPSHOT_STORE")
+    if "://" not in value:
+        folder = Path(value).expanduser() if value else data / "snapshots"
+        if not folder.is_absolute():
+            reader.problem("E006", "SNAPSHOT_STORE", f"is {value!r}, which means another folder for each process's working "
+                           "directory: write the whole path or s3://bucket")  # fmt: skip
+            folder = data / "snapshots"
+        return str(folder), None
+    parts = reader.url("SNAPSHOT_STORE", "", schemes=("s3",), id="E006")
+    if parts.scheme != "s3" or not parts.netloc:
+        if parts.scheme == "s3":
+            reader.problem(
+                "E006", "SNAPSHOT_STORE", "names no bucket: write s3://bucket or s3://bucket/prefix"
+            )
+        return str(data / "snapshots"), None
+    for name in ("SNAPSHOT_S3_ACCESS_KEY_ID", "SNAPSHOT_S3_SECRET_ACCESS_KEY"):
+        if not reader.text(name):
+            reader.problem("E006", name, f"is not set, but SNAPSHOT_STORE is the bucket {parts.netloc}: "
+                           "set it to a key that may read, write and list that bucket")  # fmt: skip
+    endpoint = reader.text("SNAPSHOT_S3_ENDPOINT")
+    if endpoint:
+        reader.url("SNAPSHOT_S3_ENDPOINT", "", schemes=("https", "http"), id="E006")
+    prefix = parts.path.strip("/")
+    s3 = S3(
+        bucket=parts.netloc,
+        prefix=prefix,
+        endpoint=endpoint.rstrip("/"),
+        # R2 wants "auto"; Amazon's own endpoint needs a real region.
+        region=reader.text("SNAPSHOT_S3_REGION", "auto" if endpoint else "us-east-1"),
+        access_key_id=reader.text("SNAPSHOT_S3_ACCESS_KEY_ID"),
+        secret_access_key=reader.text("SNAPSHOT_S3_SECRET_ACCESS_KEY"),
+        path_style=reader.flag("SNAPSHOT_S3_PATH_STYLE", id="E006"),
+    )
+    return f"s3://{s3.bucket}{f'/{prefix}' if prefix else ''}", s3
+
+
+def _trusted_proxies(reader: Reader) -> tuple[str, ...]:
+    """Networks in CIDR form, separated by commas or spaces."""
+    networks: list[str] = []
+    for item in reader.text("DORMOUSE_TRUSTED_PROXIES").replace(",", " ").split():
+        try:
+            networks.append(str(ipaddress.ip_network(item, strict=False)))
+        except ValueError:
+            reader.problem("E009", "DORMOUSE_TRUSTED_PROXIES", f"holds {item!r}, which is neither an address nor a network: "
+                           "write for example 127.0.0.1,10.0.0.0/8")  # fmt: skip
+    return tuple(networks)
