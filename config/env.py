@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote
 
 from config.keyfile import Secrets, secrets_read
-from config.paths import data_dir, run_dir
+from config.paths import VALKEY_SOCKET, data_dir, run_dir
 from config.reader import Problem, Reader
 
 POSTGRES = ("postgres", "postgresql")
@@ -47,7 +47,8 @@ class Postgres:
 
 @dataclass(frozen=True, kw_only=True)
 class Env:
-    """What the environment says. Addresses carry no trailing slash; chain_lease_s is seconds."""
+    """What the environment says. Addresses carry no trailing slash; chain_lease_s and beat_lease_s are seconds;
+    trusted_proxies counts the TLS proxies that stand before the gateway."""
 
     data_dir: Path
     run_dir: Path
@@ -63,8 +64,9 @@ class Env:
     debug: bool
     demo: bool
     log_format: str
-    trusted_proxies: tuple[str, ...]
+    trusted_proxies: int
     chain_lease_s: float
+    beat_lease_s: float
     agent_transport: str
     secrets: Secrets
     problems: tuple[Problem, ...]
@@ -75,14 +77,13 @@ def env_read(environ: Mapping[str, str]) -> Env:
     reader = Reader(environ)
     data = data_dir(environ)
     sockets = run_dir(data, environ)
-    port = int(reader.number("DORMOUSE_PORT", 8000, low=1, high=65535, unit="a port", id="E002"))
+    port = reader.whole("DORMOUSE_PORT", 8000, low=1, high=65535, unit="a port", id="E002")
     public = reader.url(
         "DORMOUSE_PUBLIC_URL", f"http://127.0.0.1:{port}", schemes=("https", "http"), id="E003"
     )
     if not public.hostname or public.path.strip("/") or public.query or public.username:
         reader.problem("E003", "DORMOUSE_PUBLIC_URL", "is more or less than an origin: write https://host[:port], "
                        "because the console and the agents expect it at the top of its host")  # fmt: skip
-    redis = reader.url("REDIS_URL", f"unix://{sockets / 'valkey.sock'}", schemes=REDIS, id="E005")
     store, s3 = _snapshot_store(reader, data)
     host = public.hostname or "127.0.0.1"
     demo = reader.flag("DORMOUSE_DEMO", id="E007")
@@ -97,15 +98,22 @@ def env_read(environ: Mapping[str, str]) -> Env:
         public_host=host,
         https=public.scheme == "https",
         postgres=_postgres(reader),
-        redis_url=redis.geturl(),
+        redis_url=_redis_url(reader, embedded=f"unix://{sockets / VALKEY_SOCKET}"),
         redis_embedded=not reader.text("REDIS_URL"),
         snapshot_store=store,
         snapshot_s3=s3,
         debug=reader.flag("DEBUG", id="E007"),
         demo=demo,
         log_format=reader.choice("LOG_FORMAT", "text", ("text", "json"), id="E008"),
-        trusted_proxies=_trusted_proxies(reader),
-        chain_lease_s=reader.number("DORMOUSE_CHAIN_LEASE_S", 60, low=1, high=900, unit="seconds", id="E010"),
+        trusted_proxies=reader.whole(
+            "DORMOUSE_TRUSTED_PROXIES", 0, low=0, high=16, unit="a count of proxies", id="E009"
+        ),
+        chain_lease_s=reader.number(
+            "DORMOUSE_CHAIN_LEASE_S", 60, low=1, high=900, unit="a number of seconds", id="E010"
+        ),
+        beat_lease_s=reader.number(
+            "DORMOUSE_BEAT_LEASE_S", 12, low=1, high=300, unit="a number of seconds", id="E010"
+        ),
         agent_transport=reader.choice("DORMOUSE_AGENT_TRANSPORT", "https", ("https", "redis"), id="E011"),
         secrets=secrets_read(reader, data),
         problems=tuple(reader.problems),
@@ -160,6 +168,20 @@ def _postgres(reader: Reader) -> Postgres | None:
     )
 
 
+def _redis_url(reader: Reader, *, embedded: str) -> str:
+    """In redis-py's form. The text itself, because urllib writes unix:///path back as unix:/path."""
+    parts = reader.url("REDIS_URL", embedded, schemes=REDIS, id="E005")
+    place = parts.path if parts.scheme == "unix" else parts.hostname
+    database = (
+        dict(parse_qsl(parts.query)).get("db", "0") if parts.scheme == "unix" else parts.path.strip("/")
+    )
+    if not place or not (database or "0").isdigit():
+        reader.problem("E005", "REDIS_URL", "names no server: write redis://host:6379/0, rediss://:password@host:6379/0 "
+                       "or unix:///path/of/the.sock?db=0")  # fmt: skip
+        return embedded
+    return reader.text("REDIS_URL", embedded) if parts.scheme in REDIS else embedded
+
+
 def _snapshot_store(reader: Reader, data: Path) -> tuple[str, S3 | None]:
     """("s3://bucket/prefix", S3) or (folder, None)."""
     value = reader.text("SNAPSHOT_STORE")
@@ -196,15 +218,3 @@ def _snapshot_store(reader: Reader, data: Path) -> tuple[str, S3 | None]:
         path_style=reader.flag("SNAPSHOT_S3_PATH_STYLE", id="E006"),
     )
     return f"s3://{s3.bucket}{f'/{prefix}' if prefix else ''}", s3
-
-
-def _trusted_proxies(reader: Reader) -> tuple[str, ...]:
-    """Networks in CIDR form, separated by commas or spaces."""
-    networks: list[str] = []
-    for item in reader.text("DORMOUSE_TRUSTED_PROXIES").replace(",", " ").split():
-        try:
-            networks.append(str(ipaddress.ip_network(item, strict=False)))
-        except ValueError:
-            reader.problem("E009", "DORMOUSE_TRUSTED_PROXIES", f"holds {item!r}, which is neither an address nor a network: "
-                           "write for example 127.0.0.1,10.0.0.0/8")  # fmt: skip
-    return tuple(networks)

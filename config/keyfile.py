@@ -7,6 +7,7 @@ import binascii
 import fcntl
 import json
 import os
+import re
 import secrets
 import tempfile
 from dataclasses import dataclass
@@ -20,8 +21,11 @@ SECRET_KEY_LEAST_CHARS = 50
 """Below this length `manage.py check --deploy` calls Django's key weak."""
 
 FERNET_KEY_BYTES = 32
+STORE_SIGNING_KEY_LEAST_CHARS = 32
 AGENT_KEY_LEAST_BYTES = 32
 """RFC 7518 3.2: an HS256 key is at least as long as the hash."""
+
+KEY_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,9 +80,16 @@ def _write(path: Path, text: str) -> None:
 
 
 def secrets_read(reader: Reader, data: Path) -> Secrets:
-    """The secrets of this process: each from its variable, else from the file. What is wrong goes to the reader."""
-    values = {name: reader.json(f"DORMOUSE_{name}") for name in ("FIELD_KEYS", "AGENT_KEYS")}
-    values |= {name: reader.text(f"DORMOUSE_{name}") for name in ("SECRET_KEY", "STORE_SIGNING_KEY")}
+    """The secrets of this process: each from its variable, else from the file. What is wrong goes to the reader.
+
+    DORMOUSE_FIELD_KEYS is key,key,… and DORMOUSE_AGENT_KEYS is kid:key,kid:key,…, the form that the gateway reads.
+    """
+    values: dict[str, Any] = {
+        "SECRET_KEY": reader.text("DORMOUSE_SECRET_KEY"),
+        "FIELD_KEYS": reader.items("DORMOUSE_FIELD_KEYS"),
+        "AGENT_KEYS": [item.split(":", 1) for item in reader.items("DORMOUSE_AGENT_KEYS")],
+        "STORE_SIGNING_KEY": reader.text("DORMOUSE_STORE_SIGNING_KEY"),
+    }
     named = {name: f"DORMOUSE_{name}" for name in values}
     missing = [name for name, value in values.items() if not value]
     if missing:
@@ -95,57 +106,56 @@ def secrets_read(reader: Reader, data: Path) -> Secrets:
             values[name] = stored.get(name)
             named[name] = f"{name} in {data / FILE}"
     spare = secrets_fresh()
+    least_chars = {"SECRET_KEY": SECRET_KEY_LEAST_CHARS, "STORE_SIGNING_KEY": STORE_SIGNING_KEY_LEAST_CHARS}
+    for name, least in least_chars.items():
+        if not isinstance(values[name], str) or len(values[name]) < least:
+            reader.problem(
+                "E012", named[name], f"is shorter than {least} characters: make one of random characters"
+            )
+            values[name] = spare[name]
     return Secrets(
-        secret_key=_text(reader, values, named, "SECRET_KEY", spare),
-        field_keys=_field_keys(reader, values["FIELD_KEYS"], named["FIELD_KEYS"], spare),
-        agent_keys=_agent_keys(reader, values["AGENT_KEYS"], named["AGENT_KEYS"], spare),
-        store_signing_key=_text(reader, values, named, "STORE_SIGNING_KEY", spare),
+        secret_key=values["SECRET_KEY"],
+        field_keys=_field_keys(reader, values["FIELD_KEYS"], named["FIELD_KEYS"]) or spare["FIELD_KEYS"],
+        agent_keys=_agent_keys(reader, values["AGENT_KEYS"], named["AGENT_KEYS"])
+        or _agent_keys(reader, spare["AGENT_KEYS"], ""),
+        store_signing_key=values["STORE_SIGNING_KEY"],
     )
 
 
-def _text(
-    reader: Reader, values: dict[str, Any], named: dict[str, str], name: str, spare: dict[str, Any]
-) -> str:
-    least = SECRET_KEY_LEAST_CHARS if name == "SECRET_KEY" else 32
-    value = values[name]
-    if isinstance(value, str) and len(value) >= least:
-        return value
-    reader.problem("E012", named[name], f"is shorter than {least} characters: make one of random characters")
-    return str(spare[name])
+def agent_keys_text(keys: list[tuple[str, bytes]]) -> str:
+    """The agent keys in the form of DORMOUSE_AGENT_KEYS, for the gateway's environment."""
+    return ",".join(f"{kid}:{base64.urlsafe_b64encode(key).decode()}" for kid, key in keys)
 
 
-def _field_keys(reader: Reader, value: Any, name: str, spare: dict[str, Any]) -> list[str]:
-    """A JSON list, or one bare key, which is what most people will paste."""
-    keys = [value] if isinstance(value, str) else value
+def _field_keys(reader: Reader, value: Any, name: str) -> list[str]:
     if (
-        isinstance(keys, list)
-        and keys
-        and all(_bytes_of(key, FERNET_KEY_BYTES, FERNET_KEY_BYTES) for key in keys)
+        isinstance(value, list)
+        and value
+        and all(_bytes_of(key, FERNET_KEY_BYTES, FERNET_KEY_BYTES) for key in value)
     ):
-        return keys
+        return value
     reader.problem(
-        "E012", name, "is no JSON list of Fernet keys (32 bytes in base64url each): correct it, "
+        "E012", name, "holds something that is no Fernet key (32 bytes in base64url): correct it, "
         "and keep every key that has ever encrypted a stored credential",
     )  # fmt: skip
-    return list(spare["FIELD_KEYS"])
+    return []
 
 
-def _agent_keys(reader: Reader, value: Any, name: str, spare: dict[str, Any]) -> list[tuple[str, bytes]]:
-    keys: list[tuple[str, bytes]] = []
+def _agent_keys(reader: Reader, value: Any, name: str) -> list[tuple[str, bytes]]:
+    keys: dict[str, bytes] = {}
     for pair in value if isinstance(value, list) else []:
-        kid, key = pair if isinstance(pair, list) and len(pair) == 2 else (None, None)
+        kid, key = pair if isinstance(pair, list) and len(pair) == 2 else ("", None)
         raw = _bytes_of(key, AGENT_KEY_LEAST_BYTES, 1024)
-        if not isinstance(kid, str) or not kid or raw is None:
+        if not isinstance(kid, str) or not KEY_ID.fullmatch(kid) or raw is None or kid in keys:
             keys.clear()
             break
-        keys.append((kid, raw))
-    if keys:
-        return keys
-    reader.problem(
-        "E012", name, 'is no JSON list of [kid, key] such as [["k1", "…"]], '
-        "each key 32 bytes or more in base64url: correct it",
-    )  # fmt: skip
-    return [(kid, _bytes_of(key, 1, 1024) or b"") for kid, key in spare["AGENT_KEYS"]]
+        keys[kid] = raw
+    if not keys:
+        reader.problem(
+            "E012", name, "is no list of kid:key with a name of its own and 32 bytes or more in base64url each: "
+            "correct it; agents fetch new tokens by themselves",
+        )  # fmt: skip
+    return list(keys.items())
 
 
 def _bytes_of(value: Any, least: int, most: int) -> bytes | None:

@@ -14,7 +14,9 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 SOCKET_PATH_LIMIT_BYTES = 100
 """Linux takes 107 bytes for the path of a unix socket, macOS 103."""
 
-LONGEST_SOCKET_NAME = "valkey.sock"
+VALKEY_SOCKET = "valkey.sock"
+WEB_SOCKET = "web.sock"
+LONGEST_SOCKET_NAME = VALKEY_SOCKET
 
 
 class RunFolderRefused(OSError):

@@ -6,10 +6,8 @@ all its problems at once (`config.checks`), and then refuses to start.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 
@@ -55,6 +53,7 @@ class Reader:
         return default
 
     def number(self, name: str, default: float, *, low: float, high: float, unit: str, id: str) -> float:
+        """A finite number from low to high."""
         value = self.text(name)
         try:
             number = float(value) if value else default
@@ -63,7 +62,17 @@ class Reader:
         if low <= number <= high:
             return number
         self.problem(
-            id, name, f"is {value!r}, but {unit} from {low:g} to {high:g} are needed: correct or unset it"
+            id, name, f"is {value!r}, but needed is {unit} from {low:g} to {high:g}: correct or unset it"
+        )
+        return default
+
+    def whole(self, name: str, default: int, *, low: int, high: int, unit: str, id: str) -> int:
+        """A whole number from low to high."""
+        value = self.text(name)
+        if not value or (value.isascii() and value.isdigit() and low <= int(value) <= high):
+            return int(value or default)
+        self.problem(
+            id, name, f"is {value!r}, but needed is {unit} from {low} to {high}: correct or unset it"
         )
         return default
 
@@ -83,15 +92,9 @@ class Reader:
             return urlsplit(default)
         return parts
 
-    def json(self, name: str) -> Any:
-        """The value as JSON, None where it is unset; text that is no JSON comes back as it is."""
-        value = self.text(name)
-        if not value:
-            return None
-        try:
-            return json.loads(value)
-        except ValueError:
-            return value
+    def items(self, name: str) -> list[str]:
+        """The value's parts between commas, without those that are empty."""
+        return [item.strip() for item in self.text(name).split(",") if item.strip()]
 
 
 def _example(schemes: Collection[str]) -> str:

@@ -27,10 +27,10 @@ STORE_SIGNING_KEY = ENV.secrets.store_signing_key
 CHAIN_LEASE_S = ENV.chain_lease_s
 AGENT_TRANSPORT = ENV.agent_transport
 DEMO = ENV.demo
-TRUSTED_PROXIES = list(ENV.trusted_proxies)
+TRUSTED_PROXIES = ENV.trusted_proxies
 
-BEAT_LEASE_S = 12.0
-"""How long a beat leads without a sign of life; a killed one is replaced within this and one look (3 s)."""
+BEAT_LEASE_S = ENV.beat_lease_s
+"""How long a beat leads without a sign of life; a killed one is replaced within this and one look (2 s)."""
 
 # -- Django ----------------------------------------------------------------------------------------
 
