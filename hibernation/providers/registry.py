@@ -1,0 +1,64 @@
+"""Which providers can be rented from. The only place that knows their names; one more is one more line here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from core.errors import Invalid
+from hibernation.providers.base import Provider, ProviderRefused
+
+_FACTORIES = {
+    "local": "hibernation.providers.local:local_provider",
+}
+"""Account kind -> "module:function". A module is imported when its kind is first asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProviderSettings:
+    """What the installation, rather than an account, decides for its providers. data_dir: where it keeps its files."""
+
+    data_dir: Path
+
+
+ProviderFactory = Callable[[Mapping[str, Any], ProviderSettings], Provider]
+"""(the account's credentials, the installation's settings) -> the provider; raises ProviderRefused where they cannot do."""
+
+
+def provider_kinds() -> frozenset[str]:
+    """The account kinds that boxes can be rented from; the others are only enrolled."""
+    return frozenset(_FACTORIES)
+
+
+def provider_for(kind: str, credentials: str | Mapping[str, Any], settings: ProviderSettings) -> Provider:
+    """The provider for one account. credentials: the account's decrypted JSON text (or the object in it), "" for none.
+
+    Cheap and without a call to the provider: make one wherever one is needed. Raises Invalid where boxes of this
+    kind cannot be rented, ProviderRefused where the credentials are not even readable.
+    """
+    if kind not in _FACTORIES:
+        raise Invalid(
+            f"boxes cannot be rented from an account of kind {kind!r}",
+            hint=f"rent with one of: {', '.join(sorted(_FACTORIES))}",
+        )
+    module, _, function = _FACTORIES[kind].partition(":")
+    factory: ProviderFactory = getattr(import_module(module), function)
+    return factory(_credentials(credentials, kind), settings)
+
+
+def _credentials(given: str | Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+    if not isinstance(given, str):
+        return given
+    try:
+        found = json.loads(given or "{}")
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ProviderRefused(
+            f"the credentials of the {kind} account are not a JSON object", hint="enter them again"
+        )
+    return found
