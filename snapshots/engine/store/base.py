@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from snapshots.engine.errors import EngineError
@@ -107,5 +107,5 @@ class Store(ABC):
         """Remove the object. Already gone is success."""
 
     @abstractmethod
-    def list(self, prefix: str) -> list[ListedObject]:
+    def list(self, prefix: str) -> Sequence[ListedObject]:
         """Every object whose key begins with `prefix` (any text, "" for all), by key. Complete, or an error."""
