@@ -48,11 +48,12 @@ class Postgres:
 @dataclass(frozen=True, kw_only=True)
 class Env:
     """What the environment says. Addresses carry no trailing slash; chain_lease_s and beat_lease_s are seconds;
-    trusted_proxies counts the TLS proxies that stand before the gateway."""
+    listen is the gateway's host:port; trusted_proxies counts the TLS proxies that stand before the gateway."""
 
     data_dir: Path
     run_dir: Path
     port: int
+    listen: str
     public_url: str
     public_host: str
     https: bool
@@ -87,13 +88,19 @@ def env_read(environ: Mapping[str, str]) -> Env:
     store, s3 = _snapshot_store(reader, data)
     host = public.hostname or "127.0.0.1"
     demo = reader.flag("DORMOUSE_DEMO", id="E007")
-    if demo and not loopback(host):
-        reader.problem("E013", "DORMOUSE_DEMO", f"is on while DORMOUSE_PUBLIC_URL names {host}, and anyone could sign "
-                       "in as admin/admin: unset one of them")  # fmt: skip
+    listen = reader.text("DORMOUSE_LISTEN", f"127.0.0.1:{port}")
+    for name, place in (("DORMOUSE_PUBLIC_URL", host), ("DORMOUSE_LISTEN", listen.rpartition(":")[0])):
+        if demo and not loopback(place):
+            reader.problem(
+                "E013",
+                "DORMOUSE_DEMO",
+                f"is on while {name} names {place}, and there anyone could sign in as admin/admin: unset one of them",
+            )
     return Env(
         data_dir=data,
         run_dir=sockets,
         port=port,
+        listen=listen,
         public_url=f"{public.scheme}://{public.netloc}",
         public_host=host,
         https=public.scheme == "https",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 from django.db import transaction
+from django.utils import timezone
 from django_celery_beat.models import IntervalSchedule, PeriodicTask, PeriodicTasks
 
 MARK = "Fixed tick: "
@@ -17,15 +19,18 @@ worker that was away finds a handful of old ticks, not a backlog."""
 
 @dataclass(frozen=True)
 class Tick:
-    """task: a Celery task by name, which is the row's name too. every_s: whole seconds."""
+    """task: a Celery task by name, which is the row's name too. every_s: whole seconds.
+    queue: where it is not the one that the task's route names."""
 
     task: str
     every_s: int
     why: str
+    queue: str | None = None
 
 
 TICKS = (
     Tick("core.chains_tick", 5, "rings the chains that are due; a lost doorbell costs no more than this"),
+    Tick("config.chains_pulse", 5, "shows /readyz that the queue of chains is served", queue="chains"),
     Tick("pool.intake_tick", 1, "drains the agents' status posts; a console that lags by more looks broken"),
     Tick("pool.dispatch_tick", 2, "offers queued jobs to workers, should a doorbell have been lost"),
     Tick("pool.workers_tick", 5, "finds silent workers, expired leases and sessions near their limit"),
@@ -75,12 +80,14 @@ def _upsert(tick: Tick) -> int:
         "crontab": None,
         "solar": None,
         "clocked": None,
+        "queue": tick.queue,
         "expire_seconds": tick.every_s + EXPIRE_SLACK_S,
         "description": MARK + tick.why,
     }
     row = PeriodicTask.objects.filter(name=tick.task).first()
     if row is None:
-        PeriodicTask.objects.create(name=tick.task, **wanted)
+        # A last run of long ago makes a new tick due at once, so that a fresh installation is ready in a second.
+        PeriodicTask.objects.create(name=tick.task, last_run_at=timezone.now() - timedelta(days=1), **wanted)
         return 1
     stale = {name: value for name, value in wanted.items() if getattr(row, name) != value}
     return PeriodicTask.objects.filter(pk=row.pk).update(**stale) if stale else 0

@@ -5,12 +5,36 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
+from django.conf import settings as django_settings
+
+from tests.servers import valkey as valkey_server
 
 os.environ["DJANGO_SETTINGS_MODULE"] = "config.settings"
 """For child processes; pytest-django has loaded `tests.settings` by now."""
+
+
+DATABASE_FIXTURES = {"db", "transactional_db", "django_db_setup", "live_server"}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--database-only", action="store_true", help="only tests that touch the database")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """--database-only: what is worth a second run on another database."""
+    if not config.getoption("--database-only"):
+        return
+    chosen = [
+        item
+        for item in items
+        if item.get_closest_marker("django_db") or DATABASE_FIXTURES & set(getattr(item, "fixturenames", ()))
+    ]
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = chosen
 
 
 def _stays_here(address: object) -> bool:
@@ -52,3 +76,40 @@ def no_network() -> Iterator[None]:
         patch.setattr(socket.socket, "connect_ex", guarded_connect_ex)
         patch.setattr(socket, "getaddrinfo", guarded_lookup)
         yield
+
+
+@pytest.fixture(scope="session")
+def _valkey() -> Iterator[valkey_server.Valkey]:
+    """One server for the run, at the address that the settings name."""
+    server = valkey_server.Valkey(django_settings.RUN_DIR)
+    assert server.url == django_settings.REDIS_URL
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def valkey(_valkey: valkey_server.Valkey) -> valkey_server.Valkey:
+    """A real Valkey behind settings.REDIS_URL, empty. A test may kill and restart it; the next one finds it running."""
+    if not _valkey.running:
+        _valkey.restart()
+    from core import broker
+
+    broker.client().flushall()
+    return _valkey
+
+
+@pytest.fixture
+def api_client(db: None, valkey: valkey_server.Valkey) -> Callable[..., Any]:
+    """api_client() is nobody; api_client(user) carries a fresh token of that user, api_client(user, "read") of that scope."""
+    from rest_framework.test import APIClient
+
+    from core.tokens import token_issue
+
+    def make(user: Any = None, *scopes: str) -> APIClient:
+        client = APIClient()
+        if user is not None:
+            _, plain = token_issue(user=user, name="test", scopes=scopes or ("read", "operate"))
+            client.credentials(HTTP_AUTHORIZATION=f"Bearer {plain}")
+        return client
+
+    return make

@@ -28,9 +28,9 @@ for name in ("REDIS_URL", "DEBUG", "LOG_FORMAT"):
 os.environ["DORMOUSE_DATA_DIR"] = str(FOLDER / (WORKER or "data"))
 
 from config.settings import *  # noqa: E402, F403
-from config.settings import DATA_DIR, DATABASES, ENV, STORAGES  # noqa: E402
+from config.settings import DATA_DIR, DATABASES, ENV, STATIC_ROOT, STORAGES  # noqa: E402
 
-DATA_DIR.mkdir(parents=True, exist_ok=True)
+STATIC_ROOT.mkdir(parents=True, exist_ok=True)
 if ENV.postgres is None:
     # A file, because that is what runs; an in-memory database locks whole tables between threads.
     DATABASES["default"]["TEST"] = {"NAME": DATA_DIR / "test.sqlite3"}

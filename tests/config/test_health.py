@@ -1,0 +1,71 @@
+"""/healthz, /readyz and the front door's headers."""
+
+from datetime import timedelta
+
+import pytest
+from django.utils import timezone
+
+from config.readiness import missing
+from core import broker
+from core.models import Lease, TickRun
+from gateway import keys
+
+
+def ran(name: str, ago_s: float) -> None:
+    at = timezone.now() - timedelta(seconds=ago_s)
+    TickRun.objects.create(name=name, started_at=at, finished_at=at, resumed_at=at)
+
+
+@pytest.fixture
+def all_well(db, valkey):
+    """Everything that readiness looks at, in order; yields nothing."""
+    Lease.objects.create(name="beat", holder="somebody", until=timezone.now() + timedelta(seconds=5))
+    ran("core.chains_tick", 1)
+    ran("config.chains_pulse", 1)
+    with broker.client().pubsub() as gateway:
+        gateway.subscribe(keys.RINGS)
+        gateway.get_message(timeout=5)
+        yield
+
+
+def test_ready_when_every_part_works(all_well, client):
+    assert missing(now=timezone.now()) == []
+    answer = client.get("/readyz")
+    assert (answer.status_code, answer.json()) == (200, {"ready": True, "missing": []})
+
+
+def test_every_part_that_is_missing_is_named(db, valkey, client):
+    answer = client.get("/readyz")
+    assert answer.status_code == 503
+    assert answer.headers["Retry-After"]
+    assert [sentence.partition(":")[0] for sentence in answer.json()["missing"]] == [
+        "gateway", "beat", "worker of queue tick", "worker of queue chains",
+    ]  # fmt: skip
+
+
+def test_worker_that_stopped_serving_its_queue_is_named_with_the_time(all_well):
+    TickRun.objects.filter(name="config.chains_pulse").update(
+        finished_at=timezone.now() - timedelta(minutes=2)
+    )
+    assert missing(now=timezone.now()) == ["worker of queue chains: config.chains_pulse last ran 120 s ago"]
+
+
+def test_broker_that_is_away_is_named_and_the_rest_is_still_asked(all_well, valkey):
+    valkey.kill()
+    [sentence] = missing(now=timezone.now())
+    assert sentence.startswith("redis:")
+
+
+def test_beat_whose_lease_ran_out_is_named(all_well):
+    assert missing(now=timezone.now() + timedelta(seconds=6)) == ["beat: none holds the lease"]
+
+
+def test_alive_needs_nothing_but_this_process(client):
+    answer = client.get("/healthz")
+    assert (answer.status_code, answer.content) == (200, b"ok\n")
+
+
+def test_pages_may_load_nothing_from_elsewhere(db, client):
+    policy = client.get("/login/").headers["Content-Security-Policy"]
+    assert "default-src 'self'" in policy
+    assert "'unsafe-inline'" not in policy.partition("script-src")[2].partition(";")[0]
