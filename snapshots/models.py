@@ -104,3 +104,20 @@ class Pack(models.Model):
 
     def __str__(self) -> str:
         return self.key
+
+
+class RestoreGrant(models.Model):
+    """Which worker, in which epoch, may read a snapshot: given when a restore is asked of it."""
+
+    snapshot = models.ForeignKey(Snapshot, on_delete=models.CASCADE, related_name="+")
+    worker_ref = models.CharField(max_length=24)
+    worker_epoch = models.PositiveIntegerField()
+    created_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["snapshot", "worker_ref", "worker_epoch"], name="restore_grant")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.worker_ref}#{self.worker_epoch} reads {self.snapshot_id}"

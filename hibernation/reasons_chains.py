@@ -1,0 +1,72 @@
+"""Why chains of instances and boxes go on, wait or end. Pure."""
+
+from core.reasons import register
+
+register(
+    {
+        # instances
+        "provision_asked": "{by} asked for a new instance",
+        "wake_asked": "{by} asked to wake it",
+        "wake_scheduled": "its schedule wakes it at {at}",
+        "hibernate_asked": "{by} asked for it",
+        "hibernate_scheduled": "its schedule puts it to sleep at {at}",
+        "keep_awake_asked": "{by} keeps it awake for {minutes:g} minutes",
+        "discard_asked": "{by} discarded the workspace in so many words",
+        "paused_long_enough": "hibernated for {minutes:g} minutes; generation {generation} was checked once more and stays",
+        "box_vanished": "the provider no longer has box {box}; the last verified generation is {generation}",
+        "back_from_sleep": "generation {generation}: {files} files, {logical_bytes} bytes restored and hashed",
+        "first_start": "its first box answers",
+        "saved_and_gone": "generation {generation} is verified and box {box} is seen to be gone",
+        "discarded_and_gone": "box {box} is seen to be gone; nothing was kept",
+        # hibernating
+        "draining": "waiting for the agent to answer before the snapshot",
+        "agent_silent": "the agent has not answered for {minutes:g} minutes; the box was left alone",
+        "job_on_it": "a job runs on it: {job}",
+        "job_waits_for_it": "a job waits for it: {job}",
+        "kept_awake": "somebody keeps it awake until {until}",
+        "taking": "the agent takes generation {generation}",
+        "snapshot_refused": "no snapshot, so the box stays: {error}",
+        "not_verified": "generation {generation} could not be verified, so the box stays",
+        "restore_was_incomplete": "its last restore failed: a snapshot now could replace good work with half of it",
+        "waiting_for_reading": "waiting for a reading that is younger than the snapshot",
+        "active_since_snapshot": "activity since the snapshot began: GPU {util} % at {at}",
+        "unknown_since_snapshot": "a reading without GPU utilisation since the snapshot began, at {at}: unknown is active",
+        "no_reading_since_snapshot": "no reading since the snapshot for {minutes:g} minutes: unknown is active",
+        "hibernation_stopped": "the hibernation was stopped: {why}",
+        # boxes
+        "renting": "renting {gpu} in {region} at ${price} an hour",
+        "rented": "the provider calls it {ref}",
+        "adopted": "found at the provider by its label as {ref}",
+        "box_answers": "its agent answers",
+        "box_not_up": "it did not come up within {minutes:g} minutes",
+        "box_failed": "the provider says that it will not come up: {message}",
+        "box_not_wanted": "it is not wanted any more: {why}",
+        "box_restore_failed": "the restore on it failed: {error}",
+        "box_saved": "its workspace is generation {generation}, verified",
+        "box_discarded": "discarded by {by}",
+        "box_seen_gone": "a complete listing and a read by its id, twice, do not have it",
+        "box_never_was": "no box with label {label} in a complete listing",
+        "box_still_there": "asked to go {times} times since {since}; still listed as {phase}, ${price} an hour",
+        "box_going": "the provider still has it: {phase}",
+        # waking
+        "no_generation": "there is no verified generation to wake it from",
+        "generation_damaged": "generation {generation} is damaged in the store",
+        "looking_for_box": "looking for a box with label {label}: the provider may have created it",
+        "offer_gone": "offer {offer} is gone",
+        "no_offer": "no offer fits: GPU {gpu}, region {region}, at most {cap} an hour; {tried} tried",
+        "waiting_for_offer": "no offer fits yet: GPU {gpu}, region {region}, at most {cap} an hour",
+        "provider_refused": "the provider refuses: {error}",
+        "booting": "waiting for box {box} to answer",
+        "box_went": "box {box} vanished while it was starting",
+        "restoring": "restoring generation {generation}",
+        "restore_mismatch": "the agent restored something else than generation {generation}",
+        "wake_gave_up": "{tried} boxes were tried: {why}",
+        "resuming": "running what starts on wake",
+        "on_wake_failed": "what starts on wake ended with {outcome}",
+        # reconciling
+        "unknown_box": "the provider lists {ref} with our label {label}, which no row knows, at ${price} an hour",
+        "stray_box": "the provider lists {ref} with label {label}, whose row says {state}: it is destroyed",
+        "generation_missing": "generation {generation} is no longer whole in the store: nothing was given up",
+        "overdue": "{state} for longer than {minutes:g} minutes",
+    }
+)

@@ -1,0 +1,1 @@
+"""What changes instances and their boxes."""

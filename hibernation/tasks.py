@@ -1,0 +1,44 @@
+"""Celery tasks of hibernation: periodic checks, each one service call."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from celery import shared_task
+from django.utils import timezone
+
+from core.ticks import step_each, tick
+from hibernation.services import lifecycle, reconcile, schedules, verdicts
+
+
+@shared_task(name="hibernation.verdicts_tick")
+def verdicts_tick() -> int:
+    """Every 2 s, and rung with new samples. Two at once are safe: a verdict acts through guarded transitions."""
+    with tick("hibernation.verdicts_tick"):
+        return verdicts.verdicts_tick(now=timezone.now())
+
+
+@shared_task(name="hibernation.schedules_tick")
+def schedules_tick() -> int:
+    """Every 15 s. Two at once are safe: each occurrence is taken by one guarded UPDATE."""
+    with tick("hibernation.schedules_tick"):
+        return schedules.schedules_tick(now=timezone.now())
+
+
+@shared_task(name="hibernation.lifecycle_tick")
+def lifecycle_tick() -> int:
+    """Every 30 s. Two at once are safe: the second finds the state moved, and is refused."""
+    with tick("hibernation.lifecycle_tick") as _:
+        now = timezone.now()
+        ended = step_each(
+            partial(lifecycle.instance_pause_end, now=now), lifecycle.instances_to_delete(now=now)
+        )
+        return ended + lifecycle.overdue_mark(now=now)
+
+
+@shared_task(name="hibernation.reconcile_tick")
+def reconcile_tick() -> int:
+    """Every 15 s. Two at once are safe: destroy is idempotent, and each row is won by one guarded UPDATE."""
+    with tick("hibernation.reconcile_tick"):
+        step = partial(reconcile.account_reconcile, now=timezone.now())
+        return step_each(step, reconcile.accounts_to_reconcile())

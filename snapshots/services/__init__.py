@@ -1,0 +1,1 @@
+"""What changes a snapshot: begin, plan, commit, verify, recheck, delete."""

@@ -1,0 +1,238 @@
+"""From "take a snapshot" to "the agent says that everything is uploaded"."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from django.db import IntegrityError, transaction
+from django.db.models import Max
+from django.utils import timezone
+
+from agent import wire
+from core.agents import AgentIdentity
+from core.errors import Invalid, NotFound, StandDown
+from core.reasons import because
+from core.transitions import advance, event_add
+from snapshots.engine.keys import KeyRefused, ObjectKind, parse_key, root_key
+from snapshots.models import Pack, RestoreGrant, Snapshot
+from snapshots.services.owners import owner_key
+from snapshots.services.store import store
+from snapshots.states import SnapshotState
+
+URL_LIFE_S = 15 * 60
+OBJECT_LIMIT_BYTES = 256 * 1024 * 1024
+
+
+def snapshot_begin(
+    *,
+    owner: Any,
+    instance_ref: str,
+    epoch: int,
+    worker_ref: str,
+    worker_epoch: int,
+    key: str,
+    now: datetime | None = None,
+) -> Snapshot:
+    """The instance's next generation, to be taken by that worker in that epoch. Asking again with the same key finds it."""
+    now = now or timezone.now()
+    keys = owner_key(owner)
+    found = Snapshot.objects.filter(key=key).first()
+    if found is not None:
+        return found
+    parent = verified_latest(instance_ref)
+    with transaction.atomic():
+        last = (
+            Snapshot.objects.filter(instance_ref=instance_ref).aggregate(last=Max("generation"))["last"] or 0
+        )
+        try:
+            with transaction.atomic():
+                row = Snapshot.objects.create(
+                    owner=owner,
+                    instance_ref=instance_ref,
+                    generation=last + 1,
+                    epoch=epoch,
+                    key=key,
+                    worker_ref=worker_ref,
+                    worker_epoch=worker_epoch,
+                    parent=parent,
+                    state=SnapshotState.TAKING,
+                    state_since=now,
+                    started_at=now,
+                )
+                row.root_key = root_key(keys.storage_id, row.pk)
+                row.save(update_fields=["root_key"])
+        except IntegrityError:
+            return Snapshot.objects.get(key=key)
+        reason = because("snapshot_begun", generation=row.generation)
+        event_add(row, "snapshot_begun", reason=reason, now=now, to_state=SnapshotState.TAKING)
+    return row
+
+
+def snapshot_fail(snapshot: Snapshot, *, error: str, now: datetime | None = None) -> None:
+    """It will never be finished. A snapshot that is past that (verified, failed already) stays as it is."""
+    if snapshot.state == SnapshotState.TAKING:
+        advance(
+            snapshot, SnapshotState.FAILED, reason=because("snapshot_not_taken", error=error[:500]), now=now
+        )
+    elif snapshot.state == SnapshotState.COMMITTED:
+        advance(snapshot, SnapshotState.FAILED, reason=because("snapshot_given_up"), now=now)
+
+
+def verified_latest(instance_ref: str) -> Snapshot | None:
+    """The newest verified generation of an instance."""
+    return (
+        Snapshot.objects.filter(instance_ref=instance_ref, state=SnapshotState.VERIFIED)
+        .order_by("-generation")
+        .first()
+    )
+
+
+def snapshot_terms(snapshot: Snapshot) -> wire.SnapshotTerms:
+    """What the agent must know: whose it is, the key, where the root goes, and what it may build on."""
+    keys = owner_key(snapshot.owner)
+    return wire.SnapshotTerms(
+        snapshot_id=snapshot.pk,
+        owner_id=keys.storage_id,
+        owner_key=keys.key,
+        root_key=snapshot.root_key,
+        parent_root_key=snapshot.parent.root_key if snapshot.parent else None,
+        content_id=snapshot.content_id or None,
+    )
+
+
+def snapshot_for_agent(snapshot_id: str, identity: AgentIdentity) -> Snapshot:
+    """The snapshot that this agent may take. NotFound for anybody else's, StandDown once it is no longer being taken."""
+    snapshot = (
+        Snapshot.objects.select_related("parent", "owner")
+        .filter(pk=snapshot_id, worker_ref=identity.worker_id)
+        .first()
+    )
+    if snapshot is None:
+        raise NotFound(f"no snapshot {snapshot_id} is being taken by this worker")
+    if snapshot.worker_epoch != identity.epoch or snapshot.state != SnapshotState.TAKING:
+        raise StandDown(
+            f"snapshot {snapshot_id} is {snapshot.state}, for epoch {snapshot.worker_epoch}",
+            hint="stop taking it",
+        )
+    return snapshot
+
+
+def snapshot_plan(
+    snapshot: Snapshot, *, put: Sequence[wire.PutWish], get: Sequence[str], now: datetime | None = None
+) -> tuple[list[wire.Presigned], list[wire.Presigned]]:
+    """Presigned requests for these uploads and downloads, in the order asked for.
+
+    Every key must be a snapshot object of this owner; the root must be this snapshot's own. What may be uploaded is
+    written down first: commit and verification accept nothing else. Invalid names the key that was refused.
+    """
+    keys = owner_key(snapshot.owner)
+    if len(put) + len(get) > wire.REQUESTS_PER_PLAN:
+        raise Invalid(f"at most {wire.REQUESTS_PER_PLAN} requests a plan", hint="ask in several plans")
+    for wish in put:
+        _check_put(wish, snapshot, keys.storage_id)
+    for key in get:
+        _check_owner(key, keys.storage_id)
+    _write_down(snapshot, put, now or timezone.now())
+    puts = [
+        store().put_request(wish.key, length=wish.length, sha256=wish.sha256, ttl_s=URL_LIFE_S)
+        for wish in put
+    ]
+    gets = [store().get_request(key, ttl_s=URL_LIFE_S) for key in get]
+    return [_presigned(request) for request in puts], [_presigned(request) for request in gets]
+
+
+def _write_down(snapshot: Snapshot, put: Sequence[wire.PutWish], now: datetime) -> None:
+    rows = [
+        Pack(
+            owner=snapshot.owner,
+            snapshot=snapshot,
+            key=wish.key,
+            length=wish.length,
+            sha256=wish.sha256,
+            planned_at=now,
+        )
+        for wish in put
+    ]
+    Pack.objects.bulk_create(rows, ignore_conflicts=True)
+    known = {row.key: row for row in Pack.objects.filter(key__in=[wish.key for wish in put])}
+    for wish in put:
+        row = known[wish.key]
+        if (row.length, row.sha256) != (wish.length, wish.sha256):
+            raise Invalid(
+                f"{wish.key} was planned with another length or hash",
+                hint="an object is written once: use a new key for new bytes",
+            )
+
+
+def _check_put(wish: wire.PutWish, snapshot: Snapshot, storage_id: str) -> None:
+    kind, name = _check_owner(wish.key, storage_id)
+    if kind == ObjectKind.ROOT and name != snapshot.pk:
+        raise Invalid(
+            f"{wish.key} is the root of another snapshot", hint=f"this one's is {snapshot.root_key}"
+        )
+    if not 0 < wish.length <= OBJECT_LIMIT_BYTES:
+        raise Invalid(f"{wish.key}: {wish.length} bytes", hint=f"from 1 to {OBJECT_LIMIT_BYTES}")
+    if len(wish.sha256) != 64 or set(wish.sha256) - set("0123456789abcdef"):
+        raise Invalid(f"{wish.key}: the hash is not SHA-256 in hex")
+
+
+def _check_owner(key: str, storage_id: str) -> tuple[ObjectKind, str]:
+    try:
+        name = parse_key(key)
+    except KeyRefused as error:
+        raise Invalid(str(error)) from error
+    if name.owner_id != storage_id:
+        raise Invalid(f"{key[:100]} belongs to another owner")
+    return name.kind, name.name
+
+
+def _presigned(request: Any) -> wire.Presigned:
+    return wire.Presigned(method=request.method, url=request.url, headers=dict(request.headers))
+
+
+def snapshot_commit(snapshot: Snapshot, *, facts: dict[str, Any], now: datetime | None = None) -> None:
+    """The agent says that everything is uploaded, the root last. Nothing is believed yet: verification follows.
+
+    facts: root_key, root_sha256, root_length, content_id, files, logical_bytes, stored_bytes, new_packs, warnings.
+    """
+    now = now or timezone.now()
+    if facts["root_key"] != snapshot.root_key:
+        raise Invalid(f"the root of {snapshot.pk} is {snapshot.root_key}, not {facts['root_key']}")
+    advance(
+        snapshot,
+        SnapshotState.COMMITTED,
+        reason=because(
+            "snapshot_committed",
+            files=facts["files"],
+            packs=facts["new_packs"],
+            stored_bytes=facts["stored_bytes"],
+        ),
+        now=now,
+        committed_at=now,
+        root_sha256=facts["root_sha256"],
+        root_length=facts["root_length"],
+        content_id=facts["content_id"],
+        files=facts["files"],
+        logical_bytes=facts["logical_bytes"],
+        stored_bytes=facts["stored_bytes"],
+        warnings=facts["warnings"],
+    )
+
+
+def restore_allow(snapshot: Snapshot, *, worker_ref: str, worker_epoch: int) -> None:
+    """Let that worker, in that epoch, read this snapshot. Older permissions of the worker end with their epoch."""
+    RestoreGrant.objects.get_or_create(snapshot=snapshot, worker_ref=worker_ref, worker_epoch=worker_epoch)
+
+
+def snapshot_to_restore(snapshot_id: str, identity: AgentIdentity) -> Snapshot:
+    """The snapshot that this agent may restore. NotFound where it has not been allowed to."""
+    grant = (
+        RestoreGrant.objects.select_related("snapshot__owner", "snapshot__parent")
+        .filter(snapshot_id=snapshot_id, worker_ref=identity.worker_id, worker_epoch=identity.epoch)
+        .first()
+    )
+    if grant is None:
+        raise NotFound(f"no snapshot {snapshot_id} may be restored by this worker")
+    return grant.snapshot
