@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,26 @@ _FACTORIES = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class ProviderAccount:
+    """Whose boxes: what the provider lists and destroys is this account's and nobody else's.
+
+    credentials: the account's decrypted JSON, {} where none are needed. id: ours, for a provider without credentials.
+    """
+
+    id: str
+    kind: str
+    credentials: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ProviderSettings:
     """What the installation, rather than an account, decides for its providers. data_dir: where it keeps its files."""
 
     data_dir: Path
 
 
-ProviderFactory = Callable[[Mapping[str, Any], ProviderSettings], Provider]
-"""(the account's credentials, the installation's settings) -> the provider; raises ProviderRefused where they cannot do."""
+ProviderFactory = Callable[[ProviderAccount, ProviderSettings], Provider]
+"""Raises ProviderRefused where the credentials cannot do."""
 
 
 def provider_kinds() -> frozenset[str]:
@@ -34,7 +46,9 @@ def provider_kinds() -> frozenset[str]:
     return frozenset(_FACTORIES)
 
 
-def provider_for(kind: str, credentials: str | Mapping[str, Any], settings: ProviderSettings) -> Provider:
+def provider_for(
+    kind: str, credentials: str | Mapping[str, Any], settings: ProviderSettings, *, account_id: str = ""
+) -> Provider:
     """The provider for one account. credentials: the account's decrypted JSON text (or the object in it), "" for none.
 
     Cheap and without a call to the provider: make one wherever one is needed. Raises Invalid where boxes of this
@@ -47,7 +61,8 @@ def provider_for(kind: str, credentials: str | Mapping[str, Any], settings: Prov
         )
     module, _, function = _FACTORIES[kind].partition(":")
     factory: ProviderFactory = getattr(import_module(module), function)
-    return factory(_credentials(credentials, kind), settings)
+    account = ProviderAccount(id=account_id, kind=kind, credentials=_credentials(credentials, kind))
+    return factory(account, settings)
 
 
 def _credentials(given: str | Mapping[str, Any], kind: str) -> Mapping[str, Any]:
