@@ -24,6 +24,10 @@ WHEEL_INDEX = "/agent/"
 TASK_RING = "agent.ring"
 """Name of the one Celery task that an agent registers. Its only argument is a dispatch id: a doorbell."""
 
+RING_STATUS = "status"
+"""A doorbell with this in place of a dispatch id: post a status at once. The answer brings the standing
+orders, so a cancel or a drain takes effect in milliseconds rather than at the next check interval."""
+
 AUDIENCE = "dormouse-agent"
 ACCESS_TOKEN_LIFE_S = 15 * 60
 
@@ -35,6 +39,9 @@ REQUESTS_PER_PLAN = 64
 
 STAND_DOWN = "stand_down"
 """Error code of every answer to an older epoch, attempt or fence: change nothing, stop that work."""
+
+COMMITTED = "committed"
+"""Error code of a plan for a snapshot that has been committed: the agent that died after its commit is done."""
 
 KINDS = ("job", "snapshot", "restore", "command")
 OUTCOMES = ("succeeded", "failed", "cancelled", "interrupted")
@@ -168,9 +175,14 @@ class StatusAnswer:
 
 @dataclass(frozen=True, kw_only=True)
 class EnrollPost:
-    """Trades a one-use token for an identity. name: how people call this worker; empty lets the server choose."""
+    """Trades a one-use token for an identity. name: how people call this worker; empty lets the server choose.
+
+    request_id is made once and kept on disk before the first try: the same token with the same request_id
+    is the same enrolment asked again because the answer was lost, and gets credentials for the same worker.
+    """
 
     token: str
+    request_id: str = ""
     name: str = ""
     provider: str = ""
     gpus: tuple[Gpu, ...] = ()
@@ -225,7 +237,7 @@ class Credentials:
             worker_id=_text(body, "worker_id", required=True) or "",
             epoch=_whole(body, "epoch", required=True) or 0,
             secret=_text(body, "secret", required=True) or "",
-            access_token=_text(body, "access_token", required=True) or "",
+            access_token=_text(body, "access_token", required=True, at_most=8192) or "",
             access_expires_in_s=_number(body, "access_expires_in_s", low=1) or ACCESS_TOKEN_LIFE_S,
             instance_id=_text(body, "instance_id"),
             settings=AgentSettings.from_json(body.get("settings")),
@@ -244,11 +256,22 @@ class TokenPost:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClaimPost:
+    """Body of a claim. kinds: what this worker takes now; None is everything. A draining worker names the
+    kinds that are left; where the dispatch is of another kind the server leaves it unclaimed and answers 409
+    `draining`, or hands it over and gets it back as `interrupted`."""
+
+    kinds: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Claimed:
     """A dispatch that this worker now holds. Every later report carries `fence`.
 
-    work, by kind: job {command | script, env, timeout_s, grace_s}; snapshot {snapshot_id};
-    restore {snapshot_id, content_id}; command {script, env, timeout_s, grace_s}.
+    The same worker and epoch may claim again (a lost answer, a restarted agent) and gets the same fence.
+    work, by kind: job {command | script, env, timeout_s, grace_s, job_id, attempt};
+    command {command | script, env, timeout_s, grace_s}; snapshot {snapshot_id};
+    restore {snapshot_id, content_id}. Everything but command, script and the snapshot_id may be absent.
     """
 
     dispatch_id: str
@@ -278,7 +301,10 @@ class Claimed:
 
 @dataclass(frozen=True, kw_only=True)
 class ProgressPost:
-    """How far a snapshot or restore is. bytes are logical (uncompressed) unless the name says stored."""
+    """How far a snapshot or restore is. bytes are logical (uncompressed) unless the name says stored.
+
+    The answer may say {"cancel": true}: stop and finish as cancelled.
+    """
 
     fence: int
     phase: str
@@ -291,7 +317,11 @@ class ProgressPost:
 
 @dataclass(frozen=True, kw_only=True)
 class LogPost:
-    """Output of a child process. `data` is base64 of the bytes that start at `offset` of the whole stream."""
+    """Output of a child process. `data` is base64 of the bytes that start at `offset` of the whole stream.
+
+    The answer {"offset": n} says how many bytes of the stream the server has: the next post starts there.
+    Bytes that the server has already are ignored, a post beyond its end adds nothing.
+    """
 
     fence: int
     offset: int
@@ -334,11 +364,27 @@ class PutWish:
 
 @dataclass(frozen=True, kw_only=True)
 class Presigned:
-    """An HTTP request that may be made once, as it stands, until it expires. Never logged."""
+    """An HTTP request that may be made as it stands until it expires; a GET also with a Range header. Never logged.
+
+    url: absolute, or a path of the control plane.
+    """
 
     method: str
     url: str
     headers: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, body: object) -> Presigned:
+        if not isinstance(body, dict):
+            raise WireError("a presigned request is a JSON object")
+        headers = body.get("headers") or {}
+        if not isinstance(headers, dict) or not all(isinstance(value, str) for value in headers.values()):
+            raise WireError("headers of a presigned request are an object of texts")
+        return cls(
+            method=_text(body, "method", required=True) or "",
+            url=_text(body, "url", required=True, at_most=8192) or "",
+            headers={str(key): value for key, value in headers.items()},
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -352,20 +398,89 @@ class SnapshotTerms:
     parent_root_key: str | None = None
     content_id: str | None = None
 
+    @classmethod
+    def from_json(cls, body: object) -> SnapshotTerms:
+        if not isinstance(body, dict):
+            raise WireError("terms of a snapshot are a JSON object")
+        return cls(
+            snapshot_id=_text(body, "snapshot_id", required=True) or "",
+            owner_id=_text(body, "owner_id", required=True) or "",
+            owner_key=_text(body, "owner_key", required=True) or "",
+            root_key=_text(body, "root_key", required=True) or "",
+            parent_root_key=_text(body, "parent_root_key"),
+            content_id=_text(body, "content_id"),
+        )
+
     def owner_key_bytes(self) -> bytes:
-        return base64.b64decode(self.owner_key)
+        try:
+            return base64.b64decode(self.owner_key, validate=True)
+        except binascii.Error as error:
+            raise WireError("owner_key is base64") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanPost:
+    """Asks for presigned requests, at most REQUESTS_PER_PLAN in all. Both empty: asks for the terms only.
+    A restore-plan has no puts."""
+
+    fence: int
+    put: tuple[PutWish, ...] = ()
+    get: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanAnswer:
+    """The terms, and as many requests as were asked for, in the same order."""
+
+    terms: SnapshotTerms
+    put: tuple[Presigned, ...] = ()
+    get: tuple[Presigned, ...] = ()
+
+    @classmethod
+    def from_json(cls, body: object) -> PlanAnswer:
+        if not isinstance(body, dict):
+            raise WireError("a plan's answer is a JSON object")
+        return cls(
+            terms=SnapshotTerms.from_json(body.get("terms")),
+            put=tuple(Presigned.from_json(item) for item in _items(body, "put")),
+            get=tuple(Presigned.from_json(item) for item in _items(body, "get")),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommitPost:
+    """A snapshot whose root the store has acknowledged. The same commit may come twice.
+
+    Digests and content_id are hex. stored_bytes went up now; referenced_bytes is the size of every pack that
+    the snapshot needs, older ones included. new_objects: what was uploaded, the root last.
+    """
+
+    fence: int
+    root_key: str
+    root_sha256: str
+    root_length: int
+    content_id: str
+    entries: int
+    files: int
+    logical_bytes: int
+    stored_bytes: int
+    referenced_bytes: int
+    new_packs: int
+    new_objects: tuple[PutWish, ...] = ()
+    warnings: tuple[str, ...] = ()
+    seconds: float = 0.0
 
 
 # -- reading fields -------------------------------------------------------------------------------
 
 
-def _text(body: Mapping[str, Any], name: str, *, required: bool = False) -> str | None:
+def _text(body: Mapping[str, Any], name: str, *, required: bool = False, at_most: int = 1024) -> str | None:
     value = body.get(name)
     if value is None and not required:
         return None
     if not isinstance(value, str) or (required and not value):
         raise WireError(f"{name} must be text, not {value!r}")
-    return value[:1024]
+    return value[:at_most]
 
 
 def _whole(body: Mapping[str, Any], name: str, *, required: bool = False) -> int | None:

@@ -1,0 +1,283 @@
+"""The agent as a whole: its parts, the order in which they start, and the order in which they end."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from agent.backoff import Backoff
+from agent.client import Client, Http, Unreachable
+from agent.dispatcher import Dispatcher, Work
+from agent.errors import ENDED_AS_ASKED, EnrolmentRefused, UsageError
+from agent.files import FolderLock
+from agent.health import HealthServer, health
+from agent.identity import Identity, Keyring, check_same_place, enrol, load
+from agent.jobs import JobKeeper
+from agent.journal import Journal
+from agent.loop import StatusLoop
+from agent.probes import probe_for
+from agent.readings import Machine
+from agent.session import SESSION_FILE, Ending, EndingRequests, SessionClock, limit_reached
+from agent.settings import Options
+from agent.wire import AgentSettings, Credentials
+
+log = logging.getLogger("agent")
+
+LOCK_PATIENCE_S = 12.0
+LOOK_AT_LIMIT_EVERY_S = 1.0
+WORKER_AGAIN_S = 1.0
+
+
+class Agent:
+    """One process's worth of agent. The main thread runs Celery's worker; every other part has a thread of its own."""
+
+    def __init__(self, options: Options, *, environ: Mapping[str, str]) -> None:
+        self._options = options
+        self._environ = environ
+        self._state_dir = _prepared(options.state_dir)
+        self._requests = EndingRequests()
+        self._settings = AgentSettings()
+        self._ending: Ending | None = None
+        self._ended = threading.Event()
+        self._is_working: Callable[[], bool] = lambda: False
+        self._restart_worker: Callable[[], None] = lambda: None
+        self._probe = probe_for(
+            options.probe, state_dir=self._state_dir, is_working=lambda: self._is_working()
+        )
+
+    def run(self) -> int:
+        """Until told to end; the exit code. Raises AgentError, or Interrupted where nothing was begun yet."""
+        self._requests.install()
+        with self._requests.interruptible():
+            FolderLock(self._state_dir).take(patience_s=LOCK_PATIENCE_S)
+            identity, credentials = self._join()
+        clock = SessionClock(
+            path=self._state_dir / SESSION_FILE, epoch=identity.epoch, started=self._options.session_started
+        )
+        client = self._client(identity, credentials)
+        journal = Journal(self._state_dir / "journal", epoch=identity.epoch)
+        jobs = self._job_keeper(client, journal, identity)
+        dispatcher = Dispatcher(
+            client=client,
+            journal=journal,
+            work_for=_works(jobs, client, self._options),
+            backoff_cap_s=self._options.backoff_cap_s,
+        )
+        status = self._status_loop(client, identity, clock, dispatcher)
+        server = HealthServer(
+            port=self._options.health_port,
+            state_dir=self._state_dir,
+            report=lambda: self._health(status, dispatcher, clock),
+        )
+        dispatcher.recover()
+        status.start()
+        server.start()
+        jobs.tidy_after_restart()
+        threading.Thread(
+            target=self._watch, args=(clock, status, dispatcher, jobs), name="session", daemon=True
+        ).start()
+        self._consume(client, identity, status, dispatcher)
+        self._ended.wait()
+        server.stop()
+        return self._conclude(identity)
+
+    # -- beginning --------------------------------------------------------------------------------
+
+    def _join(self) -> tuple[Identity, Credentials | None]:
+        """The identity on disk, or a new one for the token. Waits for a control plane that is away."""
+        known = load(self._state_dir)
+        if known is not None:
+            check_same_place(known, url=self._options.url, state_dir=self._state_dir)
+            log.info("worker=%s epoch=%d known url=%s", known.worker_id, known.epoch, known.url)
+            return known, None
+        if self._options.url is None:
+            raise UsageError(f"{self._state_dir} holds no identity yet", hint="join with --join URL TOKEN")
+        if self._options.token is None:
+            raise EnrolmentRefused(
+                f"{self._state_dir} holds no identity yet, and there is no token",
+                hint="join with --join URL TOKEN, or set DORMOUSE_JOIN_TOKEN",
+            )
+        http = Http(self._options.url)
+        backoff = Backoff(cap_s=self._options.backoff_cap_s)
+        while True:
+            try:
+                return enrol(
+                    http=http,
+                    token=self._options.token,
+                    name=self._options.name,
+                    provider=self._options.provider,
+                    state_dir=self._state_dir,
+                    gpus=self._probe.read(),
+                    session_runtime_hours=_hours_since(self._options.session_started),
+                )
+            except Unreachable as error:
+                wait_s = backoff.next_s(retry_after_s=error.retry_after_s)
+                log.warning("cannot enrol yet, again in %.1f s: %s", wait_s, error)
+                time.sleep(wait_s)
+
+    def _client(self, identity: Identity, credentials: Credentials | None) -> Client:
+        http = Http(identity.url)
+        keyring = Keyring(
+            http=http,
+            identity=identity,
+            state_dir=self._state_dir,
+            on_settings=self._apply,
+            on_refused=self._requests.refuse,
+        )
+        if credentials is not None:
+            keyring.accept(credentials)
+        return Client(http, keyring)
+
+    def _job_keeper(self, client: Client, journal: Journal, identity: Identity) -> JobKeeper:
+        own_env = {"DORMOUSE_WORKER_ID": identity.worker_id}
+        if identity.instance_id:
+            own_env["DORMOUSE_INSTANCE_ID"] = identity.instance_id
+        if self._options.workspace:
+            own_env["DORMOUSE_WORKSPACE"] = str(self._options.workspace)
+        jobs = JobKeeper(
+            client=client,
+            journal=journal,
+            jobs_dir=self._state_dir / "jobs",
+            workspace=self._options.workspace,
+            environ=self._environ,
+            own_env=own_env,
+            backoff_cap_s=self._options.backoff_cap_s,
+        )
+        self._is_working = jobs.is_working
+        return jobs
+
+    def _status_loop(
+        self, client: Client, identity: Identity, clock: SessionClock, dispatcher: Dispatcher
+    ) -> StatusLoop:
+        return StatusLoop(
+            client=client,
+            identity=identity,
+            clock=clock,
+            probe=self._probe,
+            machine=Machine(self._options.workspace or self._state_dir),
+            dispatcher=dispatcher,
+            max_session_hours=lambda: self._settings.max_session_hours,
+            on_superseded=self._requests.refuse,
+            backoff_cap_s=self._options.backoff_cap_s,
+        )
+
+    # -- going on ---------------------------------------------------------------------------------
+
+    def _consume(
+        self, client: Client, identity: Identity, status: StatusLoop, dispatcher: Dispatcher
+    ) -> None:
+        """Celery's worker in the main thread, until the agent ends; anew if the transport changes or it gives up."""
+        # Not before now: the first status need not wait for half a second of imports.
+        from agent.doorbells import Doorbells
+
+        doorbells = Doorbells(
+            client=client,
+            worker_id=identity.worker_id,
+            requests=self._requests,
+            on_dispatch=dispatcher.ring,
+            on_status=status.post_now,
+            backoff_cap_s=self._options.backoff_cap_s,
+        )
+        self._requests.on_signal(doorbells.stop_soon)
+        self._restart_worker = doorbells.stop_soon
+        while not self._requests.asked:
+            settings = self._settings.transport
+            doorbells.listen(settings)
+            if not self._requests.asked and settings == self._settings.transport:
+                log.error(
+                    "worker=%s celery's worker ended by itself, again in %.0f s",
+                    identity.worker_id,
+                    WORKER_AGAIN_S,
+                )
+                time.sleep(WORKER_AGAIN_S)
+
+    def _apply(self, settings: AgentSettings) -> None:
+        """With every token the control plane may decide anew."""
+        before, self._settings = self._settings, settings
+        if before.transport != settings.transport:
+            self._restart_worker()
+
+    def _health(self, status: StatusLoop, dispatcher: Dispatcher, clock: SessionClock) -> dict[str, object]:
+        seen = status.seen
+        word = "ending" if self._ending else "draining" if dispatcher.draining else seen.status
+        return health(
+            status=word,
+            runtime_hours=clock.runtime_hours(),
+            max_hours=self._settings.max_session_hours,
+            gpu=seen.gpu_name,
+            provider=self._options.provider,
+            now=datetime.now(UTC),
+        )
+
+    # -- ending -----------------------------------------------------------------------------------
+
+    def _watch(
+        self, clock: SessionClock, status: StatusLoop, dispatcher: Dispatcher, jobs: JobKeeper
+    ) -> None:
+        """Wait for a reason to end, or for the session's limit; then end everything that runs here."""
+        try:
+            while self._ending is None:
+                limit_hours = self._settings.max_session_hours
+                if limit_hours is not None and clock.runtime_hours() >= limit_hours:
+                    self._requests.end(limit_reached(limit_hours))
+                self._ending = self._requests.wait(LOOK_AT_LIMIT_EVERY_S)
+            log.info("ending reason=%r", self._ending.reason)
+            status.stop()
+            dispatcher.end(self._ending)
+            jobs.end_services()
+        finally:
+            self._ended.set()
+
+    def _conclude(self, identity: Identity) -> int:
+        ending = self._ending
+        if ending is None:
+            return ENDED_AS_ASKED
+        log.info("worker=%s ended reason=%r", identity.worker_id, ending.reason)
+        if ending.exit_code != ENDED_AS_ASKED:
+            print(f"dormouse-agent: {ending.reason}", file=sys.stderr)
+        return ending.exit_code
+
+
+def _works(jobs: JobKeeper, client: Client, options: Options) -> Callable[[str], Work]:
+    """Kind → who does it."""
+
+    def work_for(kind: str) -> Work:
+        if kind in ("job", "command"):
+            return jobs
+        # The engine with its compressors is loaded by the first snapshot, not by every start.
+        from agent.snapshotting import RestoreWork, SnapshotWork
+
+        if kind == "snapshot":
+            return SnapshotWork(
+                client=client, workspace=options.workspace, backoff_cap_s=options.backoff_cap_s
+            )
+        return RestoreWork(
+            client=client,
+            workspace=options.workspace,
+            state_dir=options.state_dir,
+            backoff_cap_s=options.backoff_cap_s,
+        )
+
+    return work_for
+
+
+def _prepared(state_dir: Path) -> Path:
+    try:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        probe = state_dir / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UsageError(
+            f"{state_dir} cannot be written: {error}", hint="give another --state-dir"
+        ) from error
+    return state_dir
+
+
+def _hours_since(started: datetime | None) -> float:
+    return max(0.0, (datetime.now(UTC) - started).total_seconds() / 3600) if started else 0.0

@@ -1,0 +1,278 @@
+"""Jobs and commands: a child process, its output, its end."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from agent import runner, wire
+from agent.backoff import Backoff
+from agent.client import Client
+from agent.hold import Halt, Hold
+from agent.journal import Entry, Journal
+from agent.logs import LogShipper
+from agent.runner import Command, Ended, Run, WorkRefused
+from agent.session import boot_clock_s
+from agent.wire import FinishPost
+
+log = logging.getLogger("agent.jobs")
+
+LOOK_EVERY_S = 0.05
+LEFTOVER_GRACE_S = 2.0
+WORK_FOLDERS_KEPT = 10
+"""Working folders of finished jobs that stay on the disk, newest first: checkpoints that somebody may come for."""
+
+
+class JobKeeper:
+    """Runs children for the dispatcher. Safe to use from several threads, one per dispatch."""
+
+    def __init__(
+        self,
+        *,
+        client: Client,
+        journal: Journal,
+        jobs_dir: Path,
+        workspace: Path | None,
+        environ: Mapping[str, str],
+        own_env: Mapping[str, str],
+        backoff_cap_s: float,
+    ) -> None:
+        self._client = client
+        self._journal = journal
+        self._jobs_dir = jobs_dir
+        self._workspace = workspace
+        self._environ = environ
+        self._own_env = own_env
+        self._backoff_cap_s = backoff_cap_s
+        self._lock = threading.Lock()
+        self._working: set[str] = set()
+        self._shippers: dict[str, LogShipper] = {}
+        self._services: list[Run] = []
+
+    def is_working(self) -> bool:
+        """Does the child of any job or command run now?"""
+        return bool(self._working)
+
+    def is_under_way(self, dispatch_id: str) -> bool:
+        return runner.find(self._folder(dispatch_id)) is not None
+
+    def run(self, hold: Hold, entry: Entry) -> FinishPost | None:
+        """Start the child, or take up the one that an earlier agent started, and stay with it until it has ended.
+
+        None: stood down; nothing of it runs any more and nothing is to be reported.
+        """
+        claim = hold.claim
+        folder = self._folder(claim.dispatch_id)
+        try:
+            command = Command.from_work(claim.work)
+            run = runner.find(folder)
+            if run is None:
+                if hold.halt is not None:
+                    return _not_started(hold)
+                runner.clear(folder)
+                run = runner.start(
+                    command,
+                    folder=folder,
+                    cwd=self._workspace,
+                    environ=self._environ,
+                    own=self._variables(claim),
+                )
+                log.info("dispatch=%s started kind=%s pid=%d", claim.dispatch_id, claim.kind, run.pid)
+            else:
+                log.info("dispatch=%s found running pid=%d", claim.dispatch_id, run.pid)
+        except WorkRefused as error:
+            return FinishPost(fence=claim.fence, outcome="failed", reason=str(error))
+        self._journal.sync()
+        shipper = self._ship(hold, run.log)
+        with self._lock:
+            self._working.add(claim.dispatch_id)
+            self._shippers[claim.dispatch_id] = shipper
+        try:
+            finish = self._stay(hold, entry, command=command, run=run, shipper=shipper)
+        except Exception:
+            run.end(grace_left_s=_grace(LEFTOVER_GRACE_S))
+            raise
+        finally:
+            with self._lock:
+                self._working.discard(claim.dispatch_id)
+        if finish is None:
+            shipper.abandon()
+        return finish
+
+    def deliver(self, hold: Hold) -> None:
+        """Bring the output that the control plane does not have yet to it, for as long as a report may be made."""
+        with self._lock:
+            shipper = self._shippers.pop(hold.claim.dispatch_id, None)
+        if shipper is None:
+            path = self._folder(hold.claim.dispatch_id) / "log"
+            if not path.exists():
+                return
+            shipper = self._ship(hold, path)
+        shipper.complete()
+        while shipper.is_alive() and hold.may_report():
+            shipper.join(0.05)
+        shipper.abandon()
+        if shipper.stood_down.is_set():
+            hold.supersede()
+
+    def tidy(self, dispatch_id: str) -> None:
+        """The control plane has everything: keep only the working folder, and of these only the newest."""
+        folder = self._folder(dispatch_id)
+        if not folder.is_dir():
+            return
+        run = runner.find(folder)
+        if run is not None and run.has_members():
+            with self._lock:
+                self._services.append(run)
+            return
+        if not _holds_files(folder / "work"):
+            shutil.rmtree(folder, ignore_errors=True)
+            return
+        for name in ("log", "script", "exit", "mark", "pid"):
+            (folder / name).unlink(missing_ok=True)
+        self._forget_old_work()
+
+    def tidy_after_restart(self) -> None:
+        """Folders of dispatches that are closed: services that still run are kept in sight, the rest goes."""
+        if not self._jobs_dir.is_dir():
+            return
+        known = {entry.dispatch_id for entry in self._journal.open_entries()}
+        for folder in self._jobs_dir.iterdir():
+            if folder.name not in known and (folder / "pid").exists():
+                self.tidy(folder.name)
+
+    def end_services(self) -> None:
+        """What commands left running in the background ends with the agent."""
+        with self._lock:
+            services, self._services = self._services, []
+        for run in services:
+            log.info("service pid=%d ended with the agent", run.pid)
+            run.end(grace_left_s=_grace(LEFTOVER_GRACE_S))
+
+    # -- one child --------------------------------------------------------------------------------
+
+    def _stay(
+        self, hold: Hold, entry: Entry, *, command: Command, run: Run, shipper: LogShipper
+    ) -> FinishPost | None:
+        deadline_s = entry.claimed_s + command.timeout_s if command.timeout_s is not None else None
+        while True:
+            if shipper.stood_down.is_set():
+                hold.supersede()
+            ended = run.poll()
+            if ended is not None:
+                return self._ended(hold, ended, run)
+            if hold.halt is not None:
+                return self._halted(hold, command, run)
+            if deadline_s is not None and boot_clock_s() >= deadline_s:
+                return self._timed_out(hold, command, run)
+            hold.wake.wait(LOOK_EVERY_S)
+
+    def _ended(self, hold: Hold, ended: Ended, run: Run) -> FinishPost:
+        # A command may leave a service behind (that is what "on wake" is for); a job may not leave a GPU occupied.
+        if hold.claim.kind == "job":
+            run.end(grace_left_s=_grace(LEFTOVER_GRACE_S))
+        outcome = (
+            "succeeded" if ended.exit_code == 0 else "interrupted" if ended.exit_code is None else "failed"
+        )
+        log.info(
+            "dispatch=%s ended outcome=%s exit_code=%s", hold.claim.dispatch_id, outcome, ended.exit_code
+        )
+        return FinishPost(
+            fence=hold.claim.fence, outcome=outcome, exit_code=ended.exit_code, reason=ended.reason()
+        )
+
+    def _halted(self, hold: Hold, command: Command, run: Run) -> FinishPost | None:
+        gone = self._kill(hold, command, run)
+        if hold.halt is Halt.STAND_DOWN or hold.halt is None:
+            log.info("dispatch=%s stood down, processes gone=%s", hold.claim.dispatch_id, gone)
+            return None
+        if hold.halt is Halt.CANCELLED:
+            return _finish(hold, "cancelled", "cancelled", run, gone=gone)
+        reason = hold.ending.reason if hold.ending else "this worker ends"
+        return _finish(hold, "interrupted", reason, run, gone=gone)
+
+    def _timed_out(self, hold: Hold, command: Command, run: Run) -> FinishPost | None:
+        gone = self._kill(hold, command, run)
+        if hold.halt is Halt.STAND_DOWN:
+            return None
+        return _finish(hold, "failed", f"timed out after {command.timeout_s:g} s", run, gone=gone)
+
+    def _kill(self, hold: Hold, command: Command, run: Run) -> bool:
+        since_s = time.monotonic()
+        return run.end(grace_left_s=lambda: hold.grace_left_s(own_grace_s=command.grace_s, since_s=since_s))
+
+    # -- helpers ----------------------------------------------------------------------------------
+
+    def _folder(self, dispatch_id: str) -> Path:
+        return self._jobs_dir / dispatch_id
+
+    def _ship(self, hold: Hold, path: Path) -> LogShipper:
+        shipper = LogShipper(
+            client=self._client,
+            dispatch_id=hold.claim.dispatch_id,
+            fence=hold.claim.fence,
+            path=path,
+            backoff=Backoff(cap_s=self._backoff_cap_s),
+        )
+        shipper.start()
+        return shipper
+
+    def _variables(self, claim: wire.Claimed) -> dict[str, str]:
+        return {
+            **self._own_env,
+            "DORMOUSE_DISPATCH_ID": claim.dispatch_id,
+            "DORMOUSE_JOB_ID": str(claim.work.get("job_id") or claim.dispatch_id),
+            "DORMOUSE_ATTEMPT": str(claim.work.get("attempt") or claim.fence),
+        }
+
+    def _forget_old_work(self) -> None:
+        kept = [folder for folder in self._jobs_dir.iterdir() if not (folder / "pid").exists()]
+        kept.sort(key=lambda folder: folder.stat().st_mtime, reverse=True)
+        for folder in kept[WORK_FOLDERS_KEPT:]:
+            log.info(
+                "dispatch=%s working folder removed, %d newer ones are kept", folder.name, WORK_FOLDERS_KEPT
+            )
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _not_started(hold: Hold) -> FinishPost | None:
+    match hold.halt:
+        case Halt.CANCELLED:
+            return FinishPost(
+                fence=hold.claim.fence, outcome="cancelled", reason="cancelled before it started"
+            )
+        case Halt.INTERRUPTED:
+            reason = hold.ending.reason if hold.ending else "this worker ends"
+            return FinishPost(fence=hold.claim.fence, outcome="interrupted", reason=reason)
+        case _:
+            return None
+
+
+def _finish(hold: Hold, outcome: str, reason: str, run: Run, *, gone: bool) -> FinishPost:
+    ended = run.poll()
+    log.info(
+        "dispatch=%s ended outcome=%s reason=%r processes_gone=%s",
+        hold.claim.dispatch_id,
+        outcome,
+        reason,
+        gone,
+    )
+    return FinishPost(
+        fence=hold.claim.fence,
+        outcome=outcome,
+        exit_code=ended.exit_code if ended else None,
+        reason=reason if gone else f"{reason}; some of its processes cannot be killed",
+    )
+
+
+def _grace(seconds: float) -> runner.GraceLeft:
+    until_s = time.monotonic() + seconds
+    return lambda: until_s - time.monotonic()
+
+
+def _holds_files(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())

@@ -1,0 +1,156 @@
+"""What the person who starts the agent decides, from the command line and the environment."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from agent import __version__
+from agent.errors import UsageError
+
+PROVIDERS = ("colab", "kaggle", "vast", "local")
+PROBES = ("auto", "nvml", "nvidia-smi", "simulated", "none")
+BACKOFF_CAP_S = 30.0
+
+_EPILOG = """\
+environment: DORMOUSE_URL, DORMOUSE_JOIN_TOKEN (keeps the token out of the process list), DORMOUSE_AGENT_DIR,
+DORMOUSE_WORKSPACE, DORMOUSE_AGENT_NAME, DORMOUSE_PROVIDER, DORMOUSE_SESSION_STARTED, AGENT_LOG=debug|info|warning,
+AGENT_BACKOFF_CAP_S (longest wait between two tries, default 30). exit codes: 0 ended as asked, 2 wrong usage,
+3 refused: a newer box has taken over or the worker was revoked, 4 cannot enrol.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """url without a trailing slash, None where only the state directory knows it; token None after the first start."""
+
+    url: str | None
+    token: str | None = field(repr=False)
+    name: str
+    provider: str
+    state_dir: Path
+    workspace: Path | None
+    health_port: int
+    session_started: datetime | None
+    probe: str
+    backoff_cap_s: float
+    log_level: str
+
+
+def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Options:
+    """Raises UsageError, or SystemExit(2) where argparse says it itself."""
+    parser = argparse.ArgumentParser(
+        prog="dormouse-agent",
+        description="Joins this machine to a Dormouse pool and runs its jobs. Outbound HTTPS only.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    words = parser.add_subparsers(dest="word", required=True, metavar="run")
+    run = words.add_parser("run", help="join (the first time) and work until told to end", epilog=_EPILOG,
+                           formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    run.add_argument("--join", nargs="+", metavar=("URL", "TOKEN"),
+                     help="the control plane's address, and the one-use token for the first start")  # fmt: skip
+    run.add_argument(
+        "--name", default=environ.get("DORMOUSE_AGENT_NAME", ""), help="how people call this worker"
+    )
+    run.add_argument(
+        "--provider",
+        default=environ.get("DORMOUSE_PROVIDER", ""),
+        choices=("", *PROVIDERS),
+        metavar="|".join(PROVIDERS),
+    )
+    run.add_argument("--state-dir", default=environ.get("DORMOUSE_AGENT_DIR", ""), metavar="DIR",
+                     help="identity, journal and output until delivered (default ~/.dormouse-agent)")  # fmt: skip
+    run.add_argument("--workspace", default=environ.get("DORMOUSE_WORKSPACE", ""), metavar="DIR",
+                     help="the folder that snapshots hold; without it each job gets a folder of its own")  # fmt: skip
+    run.add_argument(
+        "--health-port", default="0", metavar="P", help="port of GET /health on 127.0.0.1 (0: a free one)"
+    )
+    run.add_argument("--session-started", default=environ.get("DORMOUSE_SESSION_STARTED", ""), metavar="RFC3339",
+                     help="when the provider's session began (default: the first start on this machine)")  # fmt: skip
+    run.add_argument("--probe", default="auto", choices=PROBES, help="how GPUs are read (default auto)")
+    found = parser.parse_args(arguments)
+    join: list[str] = found.join or []
+    if len(join) > 2:
+        raise UsageError("--join takes an address and a token", hint="--join URL TOKEN")
+    url = join[0] if join else environ.get("DORMOUSE_URL", "")
+    token = join[1] if len(join) == 2 else environ.get("DORMOUSE_JOIN_TOKEN", "")
+    return Options(
+        url=_url(url) if url else None,
+        token=token.strip() or None,
+        name=found.name,
+        provider=found.provider,
+        state_dir=Path(found.state_dir or Path.home() / ".dormouse-agent").expanduser().absolute(),
+        workspace=Path(found.workspace).expanduser().absolute() if found.workspace else None,
+        health_port=_port(found.health_port),
+        session_started=_time(found.session_started) if found.session_started else None,
+        probe=found.probe,
+        backoff_cap_s=_seconds(environ.get("AGENT_BACKOFF_CAP_S", ""), default=BACKOFF_CAP_S),
+        log_level=_level(environ.get("AGENT_LOG", "info")),
+    )
+
+
+def child_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """What children inherit: the user's environment without anything of the agent's own."""
+    return {name: value for name, value in environ.items() if not name.startswith(("DORMOUSE_", "AGENT_"))}
+
+
+def shed_foreign_settings() -> None:
+    """Celery lets the environment overrule a broker given in code, and loads Django where it is named. Not here."""
+    for name in [n for n in os.environ if n.startswith("CELERY_") or n == "DJANGO_SETTINGS_MODULE"]:
+        del os.environ[name]
+
+
+def _url(text: str) -> str:
+    parts = urlsplit(text.strip())
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UsageError(
+            f"{text!r} is not the address of a control plane", hint="give it as https://pool.example.com"
+        )
+    if parts.username or parts.query or parts.fragment:
+        raise UsageError(
+            "the control plane's address has a user, a query or a fragment",
+            hint="give scheme, host and port only",
+        )
+    return f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/")
+
+
+def _port(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > 65535:
+        raise UsageError(f"--health-port {text!r} is not a port", hint="0 to 65535; 0 takes a free one")
+    return int(text)
+
+
+def _time(text: str) -> datetime:
+    try:
+        at = datetime.fromisoformat(text.strip())
+    except ValueError as error:
+        raise UsageError(
+            f"--session-started {text!r} is not a time", hint="like 2026-11-21T14:30:00Z"
+        ) from error
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def _seconds(text: str, *, default: float) -> float:
+    if not text:
+        return default
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0.01 <= seconds <= 3600:
+        raise UsageError(f"AGENT_BACKOFF_CAP_S {text!r} is not a number of seconds", hint="0.01 to 3600")
+    return seconds
+
+
+def _level(text: str) -> str:
+    if text.lower() not in ("debug", "info", "warning", "error"):
+        raise UsageError(f"AGENT_LOG {text!r} is not a log level", hint="debug, info, warning or error")
+    return text.lower()

@@ -1,0 +1,233 @@
+"""Snapshots and restores: the engine does them, the control plane signs every transfer and hears how far they are."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from agent import wire
+from agent.client import Client, Refused, StandDown, Unreachable
+from agent.files import read_json, write_json
+from agent.hold import Halt, Hold
+from agent.journal import Entry
+from agent.snapshot_line import Line, Teller
+from agent.wire import FinishPost, PutWish, SnapshotTerms
+from snapshots.engine.errors import Cancelled, EngineError
+from snapshots.engine.manifest import Manifest, load_manifest
+from snapshots.engine.remote import PresignedRemote
+from snapshots.engine.restore import restore
+from snapshots.engine.take import Taken, take
+
+log = logging.getLogger("agent.snapshotting")
+
+RESTORED_FILE = "restored.json"
+
+
+class SnapshotWork:
+    """kind snapshot: the workspace into the store."""
+
+    def __init__(self, *, client: Client, workspace: Path | None, backoff_cap_s: float) -> None:
+        self._client = client
+        self._workspace = workspace
+        self._backoff_cap_s = backoff_cap_s
+
+    def is_under_way(self, _dispatch_id: str) -> bool:
+        return False
+
+    def deliver(self, hold: Hold) -> None:
+        """Nothing: the engine has moved the bytes."""
+
+    def tidy(self, dispatch_id: str) -> None:
+        """Nothing is left on this disk."""
+
+    def run(self, hold: Hold, _entry: Entry) -> FinishPost | None:
+        if self._workspace is None or not self._workspace.is_dir():
+            return _failed(
+                hold, f"there is no workspace to snapshot at {self._workspace or '(no --workspace given)'}"
+            )
+        line = Line(self._client, hold, verb="plan", backoff_cap_s=self._backoff_cap_s)
+        return _concluded(hold, partial(self._take, hold, line, self._workspace))
+
+    def _take(self, hold: Hold, line: Line, workspace: Path) -> FinishPost:
+        try:
+            terms = line.terms()
+        except Refused as error:
+            if error.code == wire.COMMITTED:
+                return FinishPost(
+                    fence=hold.claim.fence, outcome="succeeded", result={"already_committed": True}
+                )
+            raise
+        remote = line.remote()
+        owner_key = terms.owner_key_bytes()
+        with Teller(self._client, hold) as teller:
+            taken = take(
+                workspace,
+                remote=remote,
+                owner_key=owner_key,
+                owner_id=terms.owner_id,
+                snapshot_id=terms.snapshot_id,
+                parent=_parent(remote, terms, owner_key),
+                writer="dormouse agent",
+                progress=teller.tell,
+                cancelled=lambda: hold.halt is not None,
+            )
+        self._commit(hold, line, taken)
+        for warning in taken.warnings:
+            log.warning("dispatch=%s %s", hold.claim.dispatch_id, warning)
+        return FinishPost(
+            fence=hold.claim.fence,
+            outcome="succeeded",
+            result={
+                "content_id": taken.content_id,
+                "files": taken.files,
+                "logical_bytes": taken.logical_bytes,
+                "stored_bytes": taken.stored_bytes,
+                "seconds": round(taken.seconds, 3),
+            },
+        )
+
+    def _commit(self, hold: Hold, line: Line, taken: Taken) -> None:
+        post = wire.CommitPost(
+            fence=hold.claim.fence,
+            root_key=taken.root_key,
+            root_sha256=taken.root_sha256,
+            root_length=taken.root_length,
+            content_id=taken.content_id,
+            entries=taken.entries,
+            files=taken.files,
+            logical_bytes=taken.logical_bytes,
+            stored_bytes=taken.stored_bytes,
+            referenced_bytes=taken.referenced_bytes,
+            new_packs=taken.new_packs,
+            new_objects=tuple(
+                PutWish(key=o.key, length=o.length, sha256=o.sha256) for o in taken.new_objects
+            ),
+            warnings=taken.warnings,
+            seconds=round(taken.seconds, 3),
+        )
+        line.post("commit", wire.to_json(post))
+        log.info(
+            "dispatch=%s committed content_id=%s files=%d",
+            hold.claim.dispatch_id,
+            taken.content_id,
+            taken.files,
+        )
+
+
+class RestoreWork:
+    """kind restore: a snapshot into the workspace, complete or not at all."""
+
+    def __init__(
+        self, *, client: Client, workspace: Path | None, state_dir: Path, backoff_cap_s: float
+    ) -> None:
+        self._client = client
+        self._workspace = workspace
+        self._note = state_dir / RESTORED_FILE
+        self._backoff_cap_s = backoff_cap_s
+
+    def is_under_way(self, _dispatch_id: str) -> bool:
+        return False
+
+    def deliver(self, hold: Hold) -> None:
+        """Nothing: the engine has moved the bytes."""
+
+    def tidy(self, dispatch_id: str) -> None:
+        """The workspace stays."""
+
+    def run(self, hold: Hold, _entry: Entry) -> FinishPost | None:
+        if self._workspace is None:
+            return _failed(
+                hold, "this worker was started without --workspace, there is no place to restore to"
+            )
+        line = Line(self._client, hold, verb="restore-plan", backoff_cap_s=self._backoff_cap_s)
+        return _concluded(hold, partial(self._restore, hold, line, self._workspace))
+
+    def _restore(self, hold: Hold, line: Line, workspace: Path) -> FinishPost:
+        terms = line.terms()
+        note = read_json(self._note) or {}
+        wanted = {"content_id": terms.content_id, "workspace": os.fspath(workspace)}
+        ours = terms.content_id is not None and all(note.get(name) == value for name, value in wanted.items())
+        if ours and note.get("result"):
+            log.info(
+                "dispatch=%s is restored already content_id=%s", hold.claim.dispatch_id, terms.content_id
+            )
+            return FinishPost(fence=hold.claim.fence, outcome="succeeded", result=note["result"])
+        aside = _put_aside(workspace) if ours and _holds_something(workspace) else None
+        write_json(self._note, wanted)
+        with Teller(self._client, hold) as teller:
+            restored = restore(
+                workspace,
+                remote=line.remote(),
+                owner_key=terms.owner_key_bytes(),
+                root_key=terms.root_key,
+                expected_content_id=terms.content_id,
+                progress=teller.tell,
+                cancelled=lambda: hold.halt is not None,
+            )
+        for warning in restored.warnings:
+            log.warning("dispatch=%s %s", hold.claim.dispatch_id, warning)
+        result = {
+            "content_id": restored.content_id,
+            "files": restored.files,
+            "logical_bytes": restored.logical_bytes,
+            "fetched_bytes": restored.fetched_bytes,
+            "seconds": round(restored.seconds, 3),
+        }
+        write_json(self._note, {**wanted, "content_id": restored.content_id, "result": result})
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)
+        return FinishPost(fence=hold.claim.fence, outcome="succeeded", result=result)
+
+
+def _concluded(hold: Hold, work: Callable[[], FinishPost]) -> FinishPost | None:
+    """What the work says, or what its failure means. A stop that was asked for wins over the errors it causes."""
+    try:
+        return work()
+    except (EngineError, Refused, Unreachable, wire.WireError, OSError) as error:
+        match hold.halt:
+            case Halt.STAND_DOWN:
+                return None
+            case Halt.CANCELLED:
+                return FinishPost(fence=hold.claim.fence, outcome="cancelled", reason="cancelled")
+            case Halt.INTERRUPTED:
+                reason = hold.ending.reason if hold.ending else "this worker ends"
+                return FinishPost(fence=hold.claim.fence, outcome="interrupted", reason=reason)
+            case None:
+                if isinstance(error, StandDown):
+                    return None
+                return _failed(hold, str(error))
+
+
+def _failed(hold: Hold, reason: str) -> FinishPost:
+    log.error("dispatch=%s kind=%s failed: %s", hold.claim.dispatch_id, hold.claim.kind, reason)
+    return FinishPost(fence=hold.claim.fence, outcome="failed", reason=reason)
+
+
+def _parent(remote: PresignedRemote, terms: SnapshotTerms, owner_key: bytes) -> Manifest | None:
+    """Without its parent a snapshot is as good, only bigger: whatever is wrong with it is a reason to go without."""
+    if terms.parent_root_key is None:
+        return None
+    try:
+        return load_manifest(remote, root_key=terms.parent_root_key, owner_key=owner_key)
+    except Cancelled:
+        raise
+    except EngineError as error:
+        log.warning("snapshot=%s taken whole, its parent cannot be read: %s", terms.snapshot_id, error)
+        return None
+
+
+def _holds_something(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
+
+
+def _put_aside(workspace: Path) -> Path:
+    """An earlier agent died while or just after it restored this: nobody knows whether it was told "complete", so it is done again."""
+    aside = workspace.with_name(f"{workspace.name}.unfinished-{secrets.token_hex(4)}")
+    workspace.rename(aside)
+    log.warning("workspace of an unfinished restore put aside as %s", aside.name)
+    return aside

@@ -1,0 +1,136 @@
+"""Real agent processes against the scripted control plane."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent import processes
+from tests.agent.control_plane import ControlPlane, opened
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+class AgentProcess:
+    """One `python -m agent run` and what it leaves on disk."""
+
+    def __init__(self, state_dir: Path, plane: ControlPlane | None) -> None:
+        self.state_dir = state_dir
+        self.plane = plane
+        self.output = state_dir.with_name(f"{state_dir.name}.stderr")
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(
+        self, *options: str, env: dict[str, str] | None = None, join: bool = True, probe: str = "none"
+    ) -> AgentProcess:
+        words = [
+            sys.executable,
+            "-m",
+            "agent",
+            "run",
+            "--state-dir",
+            str(self.state_dir),
+            "--probe",
+            probe,
+            *options,
+        ]
+        if join and self.plane is not None:
+            words += ["--join", self.plane.url, "join-1"]
+        with open(self.output, "ab") as output:
+            self.process = subprocess.Popen(
+                words,
+                cwd=REPOSITORY,
+                env={**os.environ, "AGENT_BACKOFF_CAP_S": "0.1", **(env or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        return self
+
+    def log(self) -> str:
+        return self.output.read_text(errors="replace")
+
+    def kill(self) -> None:
+        """As the kernel would: nothing of the agent's own runs any more."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(10)
+
+    def end(self, *, within_s: float = 12.0) -> int:
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(within_s)
+
+    def wait(self, *, within_s: float = 15.0) -> int:
+        assert self.process is not None
+        return self.process.wait(within_s)
+
+    def health_port(self) -> int:
+        return int((self.state_dir / "health.port").read_text())
+
+    def identity(self) -> dict[str, Any]:
+        return dict(json.loads((self.state_dir / "identity.json").read_text()))
+
+    def run_folder(self, dispatch_id: str) -> Path:
+        return self.state_dir / "jobs" / dispatch_id
+
+    def members(self, dispatch_id: str) -> list[int]:
+        """Living processes of a run, also of one whose folder the agent has tidied away since `mark` was asked."""
+        return processes.members(
+            pgid=0, mark=(self.run_folder(dispatch_id) / "mark").read_text(), trust_group=False
+        )
+
+    def clean_up(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(10)
+        for mark in self.state_dir.glob("jobs/*/mark"):
+            processes.end(pgid=0, mark=mark.read_text(), trust_group=False, grace_left_s=lambda: 0.0)
+
+
+@pytest.fixture
+def plane() -> Iterator[ControlPlane]:
+    yield from opened()
+
+
+@pytest.fixture
+def agent(plane: ControlPlane, tmp_path: Path) -> Iterator[AgentProcess]:
+    """Not started yet."""
+    made = AgentProcess(tmp_path / "state", plane)
+    try:
+        yield made
+    except BaseException:
+        raise
+    finally:
+        made.clean_up()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    """A failing test shows what the agent said."""
+    report = yield
+    if report.when == "call" and report.failed and "agent" in getattr(item, "funcargs", {}):
+        with contextlib.suppress(OSError):
+            report.sections.append(("the agent's log", item.funcargs["agent"].log()[-6000:]))
+    return report
+
+
+def eventually(condition: Callable[[], Any], *, within_s: float = 10.0) -> Any:
+    """For what only the file system or the process table shows."""
+    deadline = time.monotonic() + within_s
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "it did not come to pass in time"
+        time.sleep(0.01)
+    return value
