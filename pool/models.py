@@ -14,7 +14,14 @@ from django.utils.translation import gettext_lazy as _
 from core.fields import SecretField
 from core.ids import new_id
 from core.models import Stateful
-from pool.states import DISPATCH, JOB, OPEN, WORKER, DispatchState, JobState
+from pool.states import DISPATCH, JOB, LISTENING, OPEN, WORKER, DispatchState, JobState, WorkerState
+
+HAUNTING = {
+    "state": DispatchState.WITHDRAWN,
+    "claimed_at__isnull": False,
+    "finished_at__isnull": True,
+}
+"""Dispatches that were taken back from a worker that had begun them and has not been seen without them since."""
 
 
 def account_id() -> str:
@@ -75,6 +82,9 @@ class Account(models.Model):
     budget_usd_per_day = models.DecimalField(max_digits=10, decimal_places=2, null=True, blank=True)
     budget_usd_per_month = models.DecimalField(max_digits=10, decimal_places=2, null=True, blank=True)
     price_cap_usd_per_h = models.DecimalField(max_digits=10, decimal_places=4, null=True, blank=True)
+    check_interval_s = models.FloatField(
+        default=30, validators=[MinValueValidator(0.05)], help_text=_("how often its new workers post")
+    )
     created_at = models.DateTimeField(default=timezone.now)
 
     class Meta:
@@ -103,7 +113,9 @@ class Worker(Stateful):
     """One enrolled agent. Its epoch counts its enrolments: a token of an older epoch opens nothing.
 
     instance_ref: the rented instance whose box this is, or empty for a worker of the shared pool.
-    check_interval_s: how often it posts. A worker that posts later than twice that is lost.
+    owner: who alone may see and use it, or null for a worker of the shared pool.
+    check_interval_s: how often it posts. due_at: when the next check of its silence is due; a worker whose posts are
+    overdue by more than one interval is suspect, by more than two lost.
     """
 
     TABLE = WORKER
@@ -112,6 +124,9 @@ class Worker(Stateful):
 
     id = models.CharField(primary_key=True, max_length=24, default=worker_id, editable=False)
     account = models.ForeignKey(Account, on_delete=models.PROTECT, related_name="workers")
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.PROTECT, related_name="workers"
+    )
     name = models.CharField(max_length=80)
     epoch = models.PositiveIntegerField(default=0)
     instance_ref = models.CharField(max_length=40, blank=True, default="")
@@ -125,6 +140,7 @@ class Worker(Stateful):
     gpu_mem_bytes = models.BigIntegerField(default=0, help_text=_("of its smallest GPU"))
     gpu_util = models.FloatField(null=True, blank=True, help_text=_("percent; empty: unknown"))
     last_seen_at = models.DateTimeField(null=True, blank=True)
+    due_at = models.DateTimeField(null=True, blank=True, editable=False)
     agent_version = models.CharField(max_length=40, blank=True, default="")
     platform = models.CharField(max_length=120, blank=True, default="")
     health_url = models.URLField(blank=True, default="")
@@ -136,15 +152,23 @@ class Worker(Stateful):
             models.UniqueConstraint(
                 fields=["instance_ref"], condition=~Q(instance_ref=""), name="worker_one_per_instance"
             ),
-            models.UniqueConstraint(fields=["account", "name"], name="worker_name"),
+            models.UniqueConstraint(
+                fields=["account", "name"],
+                condition=~Q(state=WorkerState.REVOKED),
+                name="worker_name",
+                violation_error_message=_("another worker of this account has that name"),
+            ),
         ]
-        indexes = [models.Index(fields=["state", "instance_ref"], name="worker_state")]
+        indexes = [
+            models.Index(fields=["state", "instance_ref"], name="worker_state"),
+            models.Index(fields=["due_at"], condition=Q(state__in=LISTENING), name="worker_due"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.name} ({self.id})"
 
     def event_owner_id(self) -> int | None:
-        return self.account.owner_id
+        return self.owner_id or self.account.owner_id
 
 
 class Session(models.Model):
@@ -187,6 +211,26 @@ class EnrollmentToken(models.Model):
 
     def __str__(self) -> str:
         return f"for {self.account_id}"
+
+
+class EnrollmentUse(models.Model):
+    """A token that was traded, and by which request: the same request asked again gets the same identity."""
+
+    token = models.ForeignKey(EnrollmentToken, on_delete=models.CASCADE, related_name="uses")
+    request_id = models.CharField(max_length=80)
+    worker = models.ForeignKey(Worker, on_delete=models.CASCADE, related_name="+")
+    epoch = models.PositiveIntegerField()
+    used_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["token", "request_id"], condition=~Q(request_id=""), name="enrollment_use_once"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.worker_id}#{self.epoch}"
 
 
 class Choice(models.Model):
@@ -234,6 +278,7 @@ class Job(Stateful):
     started_at = models.DateTimeField(null=True, blank=True)
     ended_at = models.DateTimeField(null=True, blank=True)
     cancel_requested_at = models.DateTimeField(null=True, blank=True)
+    cancel_requested_by = models.CharField(max_length=150, blank=True, default="")
 
     class Meta:
         ordering = ["-queued_at"]
@@ -253,7 +298,8 @@ class Dispatch(Stateful):
 
     The Celery message carries only its id. The worker claims it over HTTPS and gets `work` with a fence; every later
     report must carry that fence. ref: what it is for, in the words of whoever asked (a snapshot's id, say). key: makes
-    asking twice for the same thing find the first.
+    asking twice for the same thing find the first. slot: which of the worker's slots a job holds while it is open.
+    finished_at: when the worker was known to be done with it; a withdrawn one without it may still be running there.
     """
 
     TABLE = DISPATCH
@@ -272,6 +318,7 @@ class Dispatch(Stateful):
     kind = models.CharField(max_length=12, choices=Kind)
     job = models.ForeignKey(Job, null=True, blank=True, on_delete=models.CASCADE, related_name="attempts")
     number = models.PositiveIntegerField(default=0, help_text=_("the job's attempt"))
+    slot = models.PositiveSmallIntegerField(null=True, blank=True)
     ref = models.CharField(max_length=40, blank=True, default="")
     key = models.CharField(max_length=80, null=True, blank=True, unique=True)
     work = models.JSONField(default=dict)
@@ -294,6 +341,11 @@ class Dispatch(Stateful):
                 fields=["job"], condition=Q(state__in=OPEN), name="dispatch_one_open_per_job"
             ),
             models.UniqueConstraint(
+                fields=["worker", "slot"],
+                condition=Q(state__in=OPEN, slot__isnull=False),
+                name="dispatch_one_open_per_slot",
+            ),
+            models.UniqueConstraint(
                 fields=["job", "number"], condition=Q(job__isnull=False), name="dispatch_attempt_number"
             ),
             models.CheckConstraint(
@@ -307,6 +359,7 @@ class Dispatch(Stateful):
                 fields=["lease_until"], condition=Q(state=DispatchState.CLAIMED), name="dispatch_lease"
             ),
             models.Index(fields=["rung_at"], condition=Q(state=DispatchState.RUNG), name="dispatch_rung"),
+            models.Index(fields=["worker"], condition=Q(**HAUNTING), name="dispatch_haunting"),
         ]
 
     def __str__(self) -> str:

@@ -1,0 +1,65 @@
+"""Why workers, jobs and dispatches of the pool are as they are. Codes with one English sentence each."""
+
+from core.reasons import register
+
+register(
+    {
+        # selection: why this worker was not chosen
+        "worker_not_online": "it is {state}",
+        "slots_taken": "all of its slots are taken ({slots})",
+        "near_session_limit": "near its limit: session {used_h:.2f} h of {limit_h:g} h ({percent:.1f} %)",
+        "near_week_limit": "near its limit: week {used_h:.2f} h of {limit_h:g} h ({percent:.1f} %)",
+        "near_budget": "near its limit: {used_usd:.2f} of {limit_usd:.2f} USD this {period} ({percent:.1f} %)",
+        "session_used_up": "its session is used up",
+        "account_disabled": "its account is switched off",
+        "gpu_too_small": "it has {have_gib:g} GiB of GPU memory, the job needs {need_gib:g} GiB",
+        "wrong_provider": "it is a {have} worker, the job asks for {need}",
+        "session_too_short": "{left_h:.2f} h are left of its session, the job expects {need_h:g} h",
+        "week_too_short": "{left_h:.2f} h are left of its week, the job expects {need_h:g} h",
+        "kept_for_instance": "it takes only jobs that name its instance",
+        "not_that_instance": "it is not the instance that the job names",
+        "somebody_elses": "it belongs to somebody else",
+        # jobs: what they wait for
+        "job_submitted": "waits for the next choice of a worker",
+        "no_workers": "no worker is enrolled",
+        "no_worker_of_provider": "no {need} worker is enrolled",
+        "no_worker_with_memory": "no worker with {need_gib:g} GiB free: the largest has {most_gib:g} GiB",
+        "none_online": "none of the {workers} workers that fit is online",
+        "all_busy": "all {workers} workers that fit and are safe are busy",
+        "all_near_limit": "all {workers} workers that fit and are online are near their limit",
+        "none_long_enough": "no worker that fits has {need_h:g} h left in its session or week",
+        "instance_asleep": "instance asleep",
+        "instance_unknown": "instance {instance} has no worker",
+        # jobs: what became of them
+        "job_chosen": "chosen: {worker} ({percent:.1f} % used)",
+        "job_claimed": "{worker} has started it",
+        "job_done": "exit code 0",
+        "job_exit_code": "exit code {exit_code}",
+        "job_failed_on_worker": "{worker} could not run it: {error}",
+        "job_requeued": "attempt {attempt} ended early: {why}",
+        "job_attempts_used_up": "all {attempts} attempts ended early, the last because: {why}",
+        "job_cancelled": "cancelled by {by}",
+        # dispatches
+        "dispatch_rung": "the worker's bell was rung",
+        "dispatch_claimed": "the worker holds it",
+        "dispatch_done": "the worker reported success",
+        "dispatch_failed": "the worker reported: {error}",
+        "dispatch_cancelled": "stopped as ordered",
+        "dispatch_interrupted": "the worker stopped before the work ended: {error}",
+        "dispatch_unanswered": "the worker did not answer its bell for {minutes:g} minutes",
+        "lease_over": "its worker has not mentioned it for {lease_s:g} s",
+        "worker_away": "its worker is {state}",
+        "not_wanted": "it is not wanted any more: {why}",
+        # workers
+        "worker_created": "made for instance {instance}",
+        "worker_enrolled": "enrolled with a token of {account}",
+        "worker_posted": "it posted its status",
+        "posts_missing": "no status post for {silent_s:.0f} s; it posts every {interval_s:g} s",
+        "new_session": "a new session of it was enrolled",
+        "session_ended": "its session has ended",
+        "secret_reused": "a secret that had been replaced was used again: somebody may have copied it",
+        "drain_taken_back": "the order to drain was taken back",
+        "drain_over": "it drained for longer than {minutes:g} minutes",
+        "session_gap": "nothing was heard for {gap_h:.2f} h; its session went on and was counted",
+    }
+)

@@ -1,0 +1,30 @@
+"""What others may read of the pool."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from django.db.models import QuerySet
+
+from pool.models import Dispatch, Job, Worker
+from pool.states import OPEN, JobState
+
+
+def dispatches_open(worker: Worker, *, kinds: Collection[str] = ()) -> QuerySet[Dispatch]:
+    """What `worker` was given and has not ended, the oldest first; of these kinds, or of all."""
+    rows = Dispatch.objects.filter(worker=worker, state__in=OPEN).order_by("state_since", "pk")
+    return rows.filter(kind__in=kinds) if kinds else rows
+
+
+def jobs_waiting_for_instances() -> QuerySet[Job]:
+    """Queued jobs that name an instance: what a sleeping one could be woken for, and a running one is kept awake for."""
+    return (
+        Job.objects.filter(state=JobState.QUEUED).exclude(instance_ref="").order_by("-priority", "queued_at")
+    )
+
+
+def workers_seen_by(user: Any) -> QuerySet[Worker]:
+    """The workers that a person may see: those of the shared pool and her own; staff sees all."""
+    rows = Worker.objects.select_related("account", "account__owner")
+    return rows if user.is_staff else rows.filter(owner=None) | rows.filter(owner=user)

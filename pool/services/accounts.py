@@ -1,0 +1,110 @@
+"""Accounts: made with the defaults of their kind, changed as data."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from django.contrib.auth.models import AbstractBaseUser
+from django.core.exceptions import ValidationError
+from django.db import IntegrityError, transaction
+
+from core.errors import Invalid
+from pool.models import Account
+from pool.quota import DEFAULTS, Limits, WeekRule
+
+
+def account_create(*, owner: AbstractBaseUser, kind: str, label: str, **fields: Any) -> Account:
+    """A new account. Limits that are not given are the defaults of its kind. Raises Invalid, naming the field."""
+    if kind not in DEFAULTS:
+        raise Invalid(f"kind {kind!r} is not one of {', '.join(DEFAULTS)}")
+    account = Account(owner=owner, kind=kind, label=label, **{**limit_columns(kind), **fields})
+    _check(account)
+    try:
+        with transaction.atomic():
+            account.save(force_insert=True)
+    except IntegrityError as error:
+        raise Invalid(
+            f"there is a {kind} account {label!r} already", hint="give it another label", code="label_taken"
+        ) from error
+    return account
+
+
+def account_update(*, account: Account, **fields: Any) -> Account:
+    """Change some of the account's own data. Its workers' check interval changes for those that enrol from now on."""
+    for name, value in fields.items():
+        setattr(account, name, value)
+    _check(account)
+    try:
+        with transaction.atomic():
+            account.save(update_fields=list(fields))
+    except IntegrityError as error:
+        raise Invalid(
+            f"there is a {account.kind} account {account.label!r} already",
+            hint="give it another label",
+            code="label_taken",
+        ) from error
+    return account
+
+
+def limit_columns(kind: str) -> dict[str, Any]:
+    """The account columns that hold a kind's default limits."""
+    limits = DEFAULTS[kind]
+    return {
+        "session_limit_h": limits.session_limit_h,
+        "session_shutdown_h": limits.session_shutdown_h,
+        "weekly_limit_h": limits.weekly_limit_h,
+        "safe_percent": limits.safe_percent,
+        "check_interval_s": limits.check_interval_s,
+        "reset_weekday": limits.week.weekday,
+        "reset_hour": limits.week.hour,
+        "reset_zone": limits.week.zone,
+    }
+
+
+def limits_of(account: Account) -> Limits:
+    """The account's quota as the pure modules see it."""
+    day, month = account.budget_usd_per_day, account.budget_usd_per_month
+    return Limits(
+        kind=account.kind,
+        session_limit_h=account.session_limit_h,
+        session_shutdown_h=account.session_shutdown_h,
+        weekly_limit_h=account.weekly_limit_h,
+        safe_percent=account.safe_percent,
+        week=WeekRule(weekday=account.reset_weekday, hour=account.reset_hour, zone=account.reset_zone),
+        budget_usd_per_day=float(day) if day is not None else None,
+        budget_usd_per_month=float(month) if month is not None else None,
+        check_interval_s=account.check_interval_s,
+    )
+
+
+def credentials_hint(account: Account) -> str:
+    """All that is ever shown of an account's credentials: whether they are set, and how they end."""
+    return f"set, ends in …{account.credentials[-2:]}" if account.credentials else "not set"
+
+
+def _check(account: Account) -> None:
+    try:
+        ZoneInfo(account.reset_zone)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise Invalid(
+            f"reset_zone {account.reset_zone!r} is not a time zone",
+            hint="use an IANA name: America/Sao_Paulo",
+        ) from error
+    if account.credentials:
+        try:
+            json.loads(account.credentials)
+        except ValueError as error:
+            raise Invalid("credentials must be JSON", hint='for example {"api_key": "…"}') from error
+    limit, shutdown = account.session_limit_h, account.session_shutdown_h
+    if limit is not None and shutdown is not None and shutdown > limit:
+        raise Invalid(
+            f"session_shutdown_h {shutdown:g} is later than session_limit_h {limit:g}",
+            hint="the agent must end the session before the provider does",
+        )
+    try:
+        account.full_clean(exclude=["owner"], validate_constraints=False, validate_unique=False)
+    except ValidationError as error:
+        text = "; ".join(f"{name}: {' '.join(lines)}" for name, lines in error.message_dict.items())
+        raise Invalid(text, hint="correct the fields that are named") from error

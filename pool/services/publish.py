@@ -1,0 +1,150 @@
+"""What the gateway reads: the gate and the standing orders, written to Redis from the rows.
+
+Redis is a copy that may be lost. Each change writes its own entries after the commit; `publish_all`, called by a tick,
+writes every one again when Redis has lost them, and once a minute in case two commits crossed on their way.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Collection, Iterable
+from datetime import datetime, timedelta
+from typing import TypeVar
+
+import redis
+from django.db import transaction
+from django.db.models import Q
+
+from agent import wire
+from core import broker
+from core.doorbell import ring_worker
+from gateway import keys
+from pool.models import HAUNTING, Dispatch, Worker
+from pool.states import LISTENING, DispatchState, WorkerState
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+REVOKED_EPOCH = -1
+REVOKED_SHOWN = timedelta(hours=1)
+"""Longer than an access token lives: afterwards a revoked worker needs no entry to be refused."""
+
+PUBLISHED = "dormouse:published"
+PUBLISHED_S = 60
+"""The mark of a complete publication lives this long; it is gone early where Redis lost its data."""
+
+CHUNK = 1_000
+
+
+def gate_publish(worker: Worker) -> None:
+    """Write the worker's gate entry after the commit. The parked poll of one that lost its say ends at once."""
+    worker_id = worker.pk
+    transaction.on_commit(lambda: _gate_write(worker_id), robust=True)
+
+
+def orders_publish(worker_ids: Iterable[str]) -> None:
+    """Write these workers' standing orders after the commit, and have those whose orders changed ask for them."""
+    ids = sorted(set(worker_ids))
+    if ids:
+        transaction.on_commit(lambda: _orders_changed(ids), robust=True)
+
+
+def orders_of(worker_ids: Collection[str]) -> dict[str, list[wire.Order]]:
+    """What stands ordered for these workers, computed from the rows; workers without orders are left out.
+
+    drain: the worker drains. cancel: a dispatch that somebody cancelled, or that was taken back while it ran.
+    """
+    orders: dict[str, list[wire.Order]] = {}
+    workers = Worker.objects.filter(pk__in=worker_ids)
+    for worker_id in workers.filter(state=WorkerState.DRAINING).values_list("pk", flat=True):
+        orders.setdefault(worker_id, []).append(wire.Order(kind="drain"))
+    stopping = Q(state=DispatchState.CLAIMED, cancel_requested_at__isnull=False) | Q(**HAUNTING)
+    for worker_id, dispatch_id, epoch, current in (
+        Dispatch.objects.filter(stopping, worker__in=worker_ids)
+        .order_by("pk")
+        .values_list("worker_id", "pk", "epoch", "worker__epoch")
+    ):
+        if epoch == current:
+            orders.setdefault(worker_id, []).append(wire.Order(kind="cancel", id=dispatch_id))
+    return orders
+
+
+def publish_all(*, now: datetime) -> bool:
+    """Write the whole gate and all orders, if the mark of the last publication is gone. True where it did so.
+
+    Left out are workers that have been offline for long: their next token puts them back.
+    """
+    try:
+        client = broker.client()
+        if client.exists(PUBLISHED):
+            return False
+        recent = Q(state_since__gt=now - REVOKED_SHOWN)
+        rows = list(
+            Worker.objects.filter(recent | Q(state__in=[*LISTENING, WorkerState.LOST])).values_list(
+                "pk", "secret_sha256", "epoch", "check_interval_s"
+            )
+        )
+        for chunk in _chunks(rows):
+            client.hset(keys.GATE, mapping={row[0]: _gate_entry(*row[1:]) for row in chunk})
+        stale = client.hkeys(keys.ORDERS)
+        for chunk in _chunks(sorted({row[0] for row in rows} | set(stale))):
+            _orders_write(client, chunk)
+        client.set(PUBLISHED, now.isoformat(), ex=PUBLISHED_S)
+    except redis.RedisError as error:
+        log.warning("broker away, gate and orders wait for the next tick: %s", error)
+        return False
+    log.info("published gate and orders of %d workers", len(rows))
+    return True
+
+
+def _gate_entry(secret_sha256: str, epoch: int, check_interval_s: float) -> str:
+    # Revoked, retired and never enrolled workers have no secret: none of them has a say.
+    shown = epoch if secret_sha256 else REVOKED_EPOCH
+    return json.dumps({"epoch": shown, "next_in_s": check_interval_s})
+
+
+def _gate_write(worker_id: str) -> None:
+    # Read again: of two commits whose callbacks cross, the later one's truth is written by both.
+    row = (
+        Worker.objects.filter(pk=worker_id).values_list("secret_sha256", "epoch", "check_interval_s").first()
+    )
+    if row is None:
+        return
+    broker.tell("HSET", keys.GATE, worker_id, _gate_entry(*row))
+    if not row[0]:
+        broker.tell("PUBLISH", keys.REVOKED, worker_id)
+
+
+def _orders_changed(worker_ids: list[str]) -> None:
+    try:
+        changed = [
+            worker_id for chunk in _chunks(worker_ids) for worker_id in _orders_write(broker.client(), chunk)
+        ]
+    except redis.RedisError as error:
+        log.warning("broker away, orders of %d workers wait for the next tick: %s", len(worker_ids), error)
+        return
+    for worker_id in changed:
+        ring_worker(worker_id, wire.RING_STATUS)
+
+
+def _orders_write(client: redis.Redis, worker_ids: list[str]) -> list[str]:
+    """Make Redis say what the rows say; returns the workers that have orders they did not have."""
+    if not worker_ids:
+        return []
+    before = dict(zip(worker_ids, client.hmget(keys.ORDERS, worker_ids), strict=True))
+    orders = orders_of(worker_ids)
+    texts = {worker_id: json.dumps([vars(order) for order in orders[worker_id]]) for worker_id in orders}
+    gone = [worker_id for worker_id in worker_ids if before[worker_id] and worker_id not in texts]
+    with client.pipeline(transaction=False) as pipeline:
+        if texts:
+            pipeline.hset(keys.ORDERS, mapping=texts)
+        if gone:
+            pipeline.hdel(keys.ORDERS, *gone)
+        pipeline.execute()
+    return [worker_id for worker_id, text in texts.items() if text != before[worker_id]]
+
+
+def _chunks(rows: list[T]) -> Iterable[list[T]]:
+    return (rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK))

@@ -1,0 +1,189 @@
+"""Workers: made for an instance, drained, ended, revoked. How they enrol is in `enrollment`."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from django.contrib.auth.models import AbstractBaseUser
+from django.db import IntegrityError, transaction
+from django.utils import timezone
+
+from core.doorbell import ring
+from core.errors import Invalid
+from core.reasons import Reason, because
+from core.transitions import advance, event_add
+from pool import signals
+from pool.models import Account, Session, Worker
+from pool.services.attempts import DISPATCH_TICK
+from pool.services.dispatches import dispatches_withdraw
+from pool.services.publish import gate_publish, orders_publish
+from pool.states import LISTENING, WorkerState
+
+NO_SECRETS = {"secret_sha256": "", "next_secret_sha256": "", "retired_secret_sha256": ""}
+
+GRACE_S = 2.0
+GRACE_PART = 0.25
+"""A post is overdue when its interval, a quarter more (agents spread their posts) and two seconds are over."""
+
+
+def overdue_at(seen_at: datetime, *, check_interval_s: float, missing: int = 1) -> datetime:
+    """When `missing` posts in a row count as missing, for a worker that was last heard at `seen_at`."""
+    return seen_at + timedelta(seconds=(missing + GRACE_PART) * check_interval_s + GRACE_S)
+
+
+def worker_create(
+    *,
+    account: Account,
+    name: str,
+    instance_ref: str,
+    owner: AbstractBaseUser | None = None,
+    slots: int = 1,
+    check_interval_s: float | None = None,
+    now: datetime | None = None,
+) -> Worker:
+    """The one worker of a rented instance: an identity that its boxes take up one after the other, by enrolment.
+
+    Only `owner` (the account's, where none is given) and operators see it, and it takes only jobs that name the
+    instance. Asking again for the same instance returns the worker that it has. Raises Invalid where the account has
+    another worker of that name.
+    """
+    now = now or timezone.now()
+    found = Worker.objects.filter(instance_ref=instance_ref).first()
+    if found is not None:
+        return found
+    reason = because("worker_created", instance=instance_ref)
+    try:
+        with transaction.atomic():
+            worker = Worker.objects.create(
+                account=account,
+                owner=owner or account.owner,
+                name=name,
+                instance_ref=instance_ref,
+                slots=slots,
+                check_interval_s=check_interval_s or account.check_interval_s,
+                state=WorkerState.OFFLINE,
+                state_since=now,
+                created_at=now,
+                **Worker.reason_columns(reason),
+            )
+            event_add(worker, "worker_created", reason=reason, now=now, to_state=WorkerState.OFFLINE)
+    except IntegrityError as error:
+        found = Worker.objects.filter(instance_ref=instance_ref).first()
+        if found is not None:
+            return found
+        raise Invalid(
+            f"account {account} has a worker {name!r} already", hint="choose another name"
+        ) from error
+    return worker
+
+
+def worker_drain(worker: Worker, *, reason: Reason, by: str = "", now: datetime | None = None) -> None:
+    """No new jobs from now on; what it has, it finishes. The copy says what became of it.
+
+    One that drains already, or that is offline or lost and so takes nothing anyway, is left as it is.
+    """
+    if worker.state in (WorkerState.DRAINING, WorkerState.OFFLINE, WorkerState.LOST):
+        worker.refresh_from_db()
+    if worker.state in (WorkerState.DRAINING, WorkerState.OFFLINE, WorkerState.LOST):
+        return
+    with transaction.atomic():
+        advance(worker, WorkerState.DRAINING, reason=reason, by=by, now=now)
+        orders_publish([worker.pk])
+
+
+def worker_undrain(
+    worker: Worker, *, reason: Reason | None = None, by: str = "", now: datetime | None = None
+) -> None:
+    """Take the order to drain back. One that does not drain is left as it is."""
+    worker.refresh_from_db()
+    if worker.state != WorkerState.DRAINING:
+        return
+    with transaction.atomic():
+        advance(worker, WorkerState.ONLINE, reason=reason or because("drain_taken_back"), by=by, now=now)
+        orders_publish([worker.pk])
+        ring(DISPATCH_TICK)
+
+
+def worker_slots_set(worker: Worker, slots: int) -> None:
+    """How many jobs it takes at once from now on; 0: none, while its workspace is restored or saved, say.
+
+    Other dispatches are not counted, and jobs that run already go on.
+    """
+    Worker.objects.filter(pk=worker.pk).update(slots=slots)
+    worker.slots = slots
+    if slots:
+        ring(DISPATCH_TICK)
+
+
+def worker_lost(worker: Worker, *, reason: Reason, now: datetime | None = None) -> None:
+    """It has gone silent: what it holds is withdrawn, its jobs run elsewhere. It may come back in the same session."""
+    _leave(worker, WorkerState.LOST, reason=reason, by="", now=now or timezone.now())
+
+
+def worker_offline(worker: Worker, *, reason: Reason, by: str = "", now: datetime | None = None) -> None:
+    """Its session has ended or its box is gone: what it holds is withdrawn, its jobs run elsewhere, its books close.
+
+    A worker that is offline or revoked already stays so. Raises TransitionRefused from a stale copy.
+    """
+    now = now or timezone.now()
+    if worker.state in (WorkerState.OFFLINE, WorkerState.REVOKED):
+        return
+    with transaction.atomic():
+        _leave(worker, WorkerState.OFFLINE, reason=reason, by=by, now=now)
+        session_end(worker, now=now)
+
+
+def worker_retire(worker: Worker, *, reason: Reason, by: str = "", now: datetime | None = None) -> None:
+    """Its box is gone for good: offline, and whatever still speaks in this epoch is answered with stand down.
+
+    The worker itself stays; its next epoch begins with the next enrolment. Doing it again changes nothing.
+    """
+    now = now or timezone.now()
+    worker.refresh_from_db()
+    with transaction.atomic():
+        worker_offline(worker, reason=reason, by=by, now=now)
+        if (
+            Worker.objects.filter(pk=worker.pk, epoch=worker.epoch)
+            .exclude(secret_sha256="")
+            .update(**NO_SECRETS)
+        ):
+            gate_publish(worker)
+    worker.secret_sha256 = ""
+
+
+def worker_revoke(worker: Worker, *, reason: Reason, by: str = "", now: datetime | None = None) -> None:
+    """Its identity counts for nothing any more, at once and for ever: it can neither post, poll, report nor refresh."""
+    now = now or timezone.now()
+    if worker.state == WorkerState.REVOKED:
+        return
+    with transaction.atomic():
+        _leave(worker, WorkerState.REVOKED, reason=reason, by=by, now=now, **NO_SECRETS)
+        session_end(worker, now=now)
+        gate_publish(worker)
+
+
+def worker_pace(worker: Worker, *, check_interval_s: float) -> None:
+    """How often it posts from now on; its next status answer tells it."""
+    if check_interval_s < 0.05:
+        raise Invalid(f"check_interval_s is {check_interval_s:g}", hint="use at least 0.05 seconds")
+    with transaction.atomic():
+        Worker.objects.filter(pk=worker.pk).update(check_interval_s=check_interval_s)
+        gate_publish(worker)
+    worker.check_interval_s = check_interval_s
+
+
+def session_end(worker: Worker, *, now: datetime) -> None:
+    """Close the worker's open sessions."""
+    Session.objects.filter(worker=worker, ended_at__isnull=True).update(ended_at=now)
+
+
+def _leave(
+    worker: Worker, state: WorkerState, *, reason: Reason, by: str, now: datetime, **columns: str
+) -> None:
+    with transaction.atomic():
+        was_listening = worker.state in LISTENING
+        advance(worker, state, reason=reason, by=by, now=now, due_at=None, **columns)
+        dispatches_withdraw(worker, reason=because("worker_away", state=str(state)), now=now)
+        orders_publish([worker.pk])
+        if was_listening:
+            signals.worker_away.send(sender=Worker, worker=worker, now=now)
