@@ -10,11 +10,13 @@ from django.core.validators import MinValueValidator
 from django.db import models
 from django.db.models import F, Q
 from django.utils import timezone
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from core.ids import new_id
 from core.models import Stateful, WithReason
-from hibernation.states import BOX, INSTANCE, LIVE, BoxState, InstanceState
+from core.reasons import words
+from hibernation.states import AWAKE, BOX, INSTANCE, LIVE, BoxState, InstanceState
 from pool.models import Account, Worker
 from snapshots.models import Snapshot
 
@@ -32,6 +34,8 @@ class Instance(Stateful):
 
     idle_since: the first idle sample of the present idle stretch (T0). idle_due_at: T0 + the pause window, when
     hibernation is due; null while it is active. last_active_at: the last time that anything held it awake.
+    judge_at: when it is to be judged next, null: at once. judged_to: the newest reading that the last verdict saw.
+    verdict: that verdict's {code, params}, for lists; a change of code is a row of Verdict.
     """
 
     TABLE = INSTANCE
@@ -69,6 +73,9 @@ class Instance(Stateful):
     hibernated_at = models.DateTimeField(null=True, blank=True)
     delete_due_at = models.DateTimeField(null=True, blank=True)
     wake_asked_at = models.DateTimeField(null=True, blank=True)
+    judge_at = models.DateTimeField(null=True, blank=True, editable=False)
+    judged_to = models.DateTimeField(null=True, blank=True, editable=False)
+    verdict = models.JSONField(default=dict, blank=True, editable=False)
     restore_incomplete = models.BooleanField(
         default=False, help_text=_("a restore failed: nothing may be snapshotted until one succeeds")
     )
@@ -101,6 +108,7 @@ class Instance(Stateful):
                 condition=Q(state=InstanceState.HIBERNATED),
                 name="instance_delete_due",
             ),
+            models.Index(fields=["judge_at"], condition=Q(state__in=AWAKE), name="instance_judge"),
         ]
 
     def __str__(self) -> str:
@@ -108,6 +116,13 @@ class Instance(Stateful):
 
     def event_data(self) -> dict[str, Any]:
         return {"epoch": self.epoch, "gpu_util": self.gpu_util, "snapshot": self.snapshot_id}
+
+    @property
+    def why(self) -> str:
+        """Why it is as it is: awake, what the last verdict said; otherwise the reason of its state."""
+        if self.state in AWAKE and self.verdict:
+            return words(self.verdict["code"], self.verdict["params"], translate=gettext)
+        return self.reason
 
 
 class Box(Stateful):
@@ -250,12 +265,13 @@ class MachineBan(models.Model):
 
 
 class Verdict(WithReason):
-    """Keep or hibernate, with the reason and the samples behind it, so that it can be replayed."""
+    """Keep or hibernate, with the policy, the facts and the samples behind it, so that it can be replayed."""
 
     instance = models.ForeignKey(Instance, on_delete=models.CASCADE, related_name="verdicts")
     at = models.DateTimeField()
     idle = models.BooleanField()
     policy = models.JSONField(default=dict)
+    facts = models.JSONField(default=dict)
     samples = models.JSONField(default=list)
 
     class Meta:
