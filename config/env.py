@@ -69,6 +69,7 @@ class Env:
     chain_lease_s: float
     beat_lease_s: float
     agent_transport: str
+    local_agents: int
     secrets: Secrets
     problems: tuple[Problem, ...]
 
@@ -122,6 +123,9 @@ def env_read(environ: Mapping[str, str]) -> Env:
             "DORMOUSE_BEAT_LEASE_S", 12, low=1, high=300, unit="a number of seconds", id="E010"
         ),
         agent_transport=reader.choice("DORMOUSE_AGENT_TRANSPORT", "https", ("https", "redis"), id="E011"),
+        local_agents=reader.whole(
+            "DORMOUSE_LOCAL_AGENTS", 3, low=0, high=16, unit="a number of workers", id="E014"
+        ),
         secrets=secrets_read(reader, data),
         problems=tuple(reader.problems),
     )

@@ -11,7 +11,7 @@ from typing import Any
 from django.apps import apps
 from django.conf import settings
 from django.core.management import call_command
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandParser
 
 from config.schedule import schedule_upsert
 
@@ -20,11 +20,18 @@ class Command(BaseCommand):
     help = "Checks the settings and the services, migrates, writes beat's table, collects static files. Safe to repeat."
     requires_system_checks = ()  # `check --probe` below runs them
 
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--first-admin", action="store_true", help="run bootstrap_admin as well and answer with its JSON"
+        )
+
     def handle(self, *args: Any, **options: Any) -> None:
-        call_command("check", probe=True)
+        call_command("check", probe=True, stdout=self.stderr)
         call_command("migrate", verbosity=0, interactive=False, skip_checks=True)
         schedule_upsert()
         self._static()
+        if options["first_admin"]:
+            call_command("bootstrap_admin", json=True, stdout=self.stdout)
 
     def _static(self) -> None:
         """Collect again only where a file or a package that brings some has changed: compressing takes seconds."""

@@ -1,0 +1,51 @@
+"""The GPUs of this machine that `./run` brings along: the host of local boxes, and workers with simulated GPUs."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+from config.launcher.plan import Plan, without_ours
+from config.launcher.processes import Program, Stage, Supervisor
+
+LOCAL_HOST = "hibernation.providers.local_host"
+TOKEN_LIMIT_S = 60.0
+
+
+def local_host(plan: Plan) -> Program | None:
+    """The process that keeps the local provider's boxes; None where that provider is not installed."""
+    if importlib.util.find_spec(LOCAL_HOST) is None:
+        return None
+    command = [sys.executable, "-m", LOCAL_HOST, str(plan.env.data_dir / "local")]
+    return Program(name="local-host", command=command, env=_env(plan), stage=Stage.AGENTS)
+
+
+def local_agents(plan: Plan, supervisor: Supervisor) -> list[Program]:
+    """DORMOUSE_LOCAL_AGENTS workers. Each enrols once, with a one-use token, and keeps its identity in its own folder."""
+    names = [f"sim-gpu-{number}" for number in range(1, plan.env.local_agents + 1)]
+    folders = {name: plan.env.data_dir / "agents" / name for name in names}
+    new = [name for name, folder in folders.items() if not folder.is_dir()]
+    tokens = dict(zip(new, _enrollment_tokens(plan, supervisor, names=new), strict=True))
+    return [_agent(plan, name, folder, tokens.get(name, "")) for name, folder in folders.items()]
+
+
+def _agent(plan: Plan, name: str, folder: Path, token: str) -> Program:
+    # The token goes by the environment: a process list is public.
+    env = _env(plan) | {"DORMOUSE_URL": plan.local_url, "DORMOUSE_JOIN_TOKEN": token}
+    command = [sys.executable, "-m", "agent", "run", "--name", name, "--provider", "local",
+               "--probe", "simulated", "--state-dir", str(folder)]  # fmt: skip
+    return Program(name=name, command=command, env=env, stage=Stage.AGENTS, server=False)
+
+
+def _enrollment_tokens(plan: Plan, supervisor: Supervisor, *, names: list[str]) -> list[str]:
+    """One token for each name, in that order. The one place that knows how tokens are made."""
+    if not names:
+        return []
+    program = plan.command("enrollment-tokens", "enrollment_token", "--count", str(len(names)), "--json")
+    return list(json.loads(supervisor.run(program, limit_s=TOKEN_LIMIT_S)))
+
+
+def _env(plan: Plan) -> dict[str, str]:
+    return without_ours(plan.environ) | {"PYTHONUNBUFFERED": "1"}
