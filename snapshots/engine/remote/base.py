@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from snapshots.engine.store.base import StoreRefused
+from snapshots.engine.store.base import ObjectTooLong
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +32,8 @@ class Remote(ABC):
         """At most `length` bytes from `offset`; fewer only where the object ends. Raises ObjectMissing, StoreBusy, StoreRefused."""
 
     def fetch(self, key: str, *, max_length: int) -> bytes:
-        """A whole object. Raises StoreRefused, having read max_length + 1 bytes, if it is longer than that."""
+        """A whole object. Raises ObjectTooLong, having read max_length + 1 bytes, if it is longer than that."""
         data = self.get(key, offset=0, length=max_length + 1)
         if len(data) > max_length:
-            raise StoreRefused(f"{key} is longer than the {max_length} bytes that are allowed here")
+            raise ObjectTooLong(f"{key} is longer than the {max_length} bytes that are allowed here")
         return data

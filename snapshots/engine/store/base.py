@@ -41,6 +41,10 @@ class StoreRefused(StoreError):
     """The same request will be refused again: a wrong key, signature, length or digest, or missing rights."""
 
 
+class ObjectTooLong(StoreRefused):
+    """The object is longer than whoever asked was ready to take. It was not read to its end."""
+
+
 @dataclass(frozen=True, slots=True)
 class ObjectFacts:
     """What a store knows about an object. sha256: hex digest of the whole object, None where the store keeps none."""

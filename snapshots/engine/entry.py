@@ -1,0 +1,204 @@
+"""One name in a tree, and the rules that a tree of them must follow (format 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import IntEnum
+from typing import NamedTuple
+
+from snapshots.engine.errors import show
+from snapshots.engine.fields import octets, pack, refuse, row, rows, whole
+from snapshots.engine.keys import ID_BYTES, OwnerKey
+from snapshots.engine.limits import (
+    CHUNK_BYTES_MAX,
+    NAME_BYTES_MAX,
+    PATH_BYTES_MAX,
+    PATH_NAMES_MAX,
+    SEGMENT_RAW_MAX,
+    SYMLINK_BYTES_MAX,
+    XATTR_VALUE_MAX,
+    XATTRS_BYTES_MAX,
+    XATTRS_MAX,
+    Limits,
+)
+
+UID_MAX = 2**32 - 2
+XATTR_NAMESPACE = b"user."
+
+
+class Kind(IntEnum):
+    FILE = 0
+    FOLDER = 1
+    SYMLINK = 2
+    HARD_LINK = 3
+    FIFO = 4
+    SOCKET = 5
+    CHARACTER_DEVICE = 6
+    BLOCK_DEVICE = 7
+
+
+DEVICES = frozenset({Kind.CHARACTER_DEVICE, Kind.BLOCK_DEVICE})
+Extent = tuple[bytes | None, int]
+"""(chunk id, or None for a hole; length in bytes)"""
+Xattrs = tuple[tuple[bytes, bytes], ...]
+
+
+class Entry(NamedTuple):
+    """The eleven columns of the format, in its order. path is empty for the top folder only."""
+
+    path: bytes
+    kind: Kind
+    mode: int
+    mtime_ns: int
+    uid: int
+    gid: int
+    xattrs: Xattrs = ()
+    size: int = 0
+    extents: tuple[Extent, ...] = ()
+    target: bytes = b""
+    device: tuple[int, int] | None = None
+
+    def encode(self) -> bytes:
+        return pack(tuple(self))
+
+
+def path_order(path: bytes) -> bytes:
+    """Sort key: a folder comes directly before everything inside it."""
+    return path.replace(b"/", b"\0")
+
+
+def content_id(top: Entry, entries: Iterable[Entry], owner_key: OwnerKey) -> bytes:
+    """Format 8. entries: all but the top folder, in path order."""
+    hasher = owner_key.content_hasher()
+    hasher.update(top.encode())
+    for entry in entries:
+        hasher.update(entry.encode())
+    return hasher.digest()
+
+
+def parse_entry(value: object, *, top: bool = False) -> Entry:
+    """A decoded MessagePack value as an Entry, every column checked. Raises ManifestRefused, naming the path."""
+    path, kind, mode, mtime_ns, uid, gid, xattrs, size, extents, target, device = row(value, "an entry", 11)
+    octets(path, "a path", high=PATH_BYTES_MAX)
+    name = show(path)
+    if not top:
+        check_path(path)
+    elif path or kind != Kind.FOLDER:
+        refuse("the top entry is not a folder without a name")
+    whole(kind, f"kind of {name}", high=max(Kind))
+    whole(mode, f"mode of {name}", high=0o7777)
+    whole(mtime_ns, f"mtime of {name}", low=-(2**63))
+    whole(uid, f"uid of {name}", high=UID_MAX)
+    whole(gid, f"gid of {name}", high=UID_MAX)
+    whole(size, f"size of {name}")
+    if xattrs or type(xattrs) is not tuple:
+        _check_xattrs(xattrs, name)
+    if kind == Kind.FILE:
+        _check_extents(extents, size, name)
+    elif size or extents != ():
+        refuse(f"{name} is no file and has a size or extents")
+    _check_target(kind, target, name)
+    if kind in DEVICES:
+        major, minor = row(device, f"device of {name}", 2)
+        whole(major, f"major number of {name}", high=2**32 - 1)
+        whole(minor, f"minor number of {name}", high=2**32 - 1)
+    elif device is not None:
+        refuse(f"{name} is no device and has a device number")
+    return Entry(path, Kind(kind), mode, mtime_ns, uid, gid, xattrs, size, extents, target, device)
+
+
+def check_path(path: bytes) -> None:
+    """Relative, no empty name, no `.` or `..`, no NUL. Raises ManifestRefused."""
+    if not path:
+        refuse("an entry has an empty path")
+    if len(path) > PATH_BYTES_MAX or b"\0" in path:
+        refuse(f"the path {show(path[:200])} is too long or holds a NUL byte")
+    names = path.split(b"/")
+    if len(names) > PATH_NAMES_MAX:
+        refuse(f"the path {show(path[:200])}… is nested deeper than {PATH_NAMES_MAX} folders")
+    for name in names:
+        if name in (b"", b".", b"..") or len(name) > NAME_BYTES_MAX:
+            refuse(
+                f"the path {show(path[:400])} has a name that is empty, '.', '..' or longer than {NAME_BYTES_MAX} bytes"
+            )
+
+
+def _check_extents(extents: object, size: int, name: str) -> None:
+    total = 0
+    for extent in rows(extents, f"extents of {name}", high=SEGMENT_RAW_MAX):
+        chunk, length = row(extent, f"an extent of {name}", 2)
+        if chunk is None:
+            total += whole(length, f"a hole of {name}", low=1)
+        else:
+            octets(chunk, f"a chunk id of {name}", low=ID_BYTES, high=ID_BYTES)
+            total += whole(length, f"a chunk's length of {name}", low=1, high=CHUNK_BYTES_MAX)
+    if total != size:
+        refuse(f"the extents of {name} make {total} bytes, its size is {size}")
+
+
+def _check_target(kind: int, target: object, name: str) -> None:
+    if kind == Kind.SYMLINK:
+        if b"\0" in octets(target, f"target of {name}", low=1, high=SYMLINK_BYTES_MAX):
+            refuse(f"the symlink {name} holds a NUL byte")
+    elif kind == Kind.HARD_LINK:
+        check_path(octets(target, f"target of {name}", low=1, high=PATH_BYTES_MAX))
+    elif target != b"":
+        refuse(f"{name} is no link and has a target")
+
+
+def _check_xattrs(xattrs: object, name: str) -> None:
+    total, last = 0, b""
+    for pair in rows(xattrs, f"attributes of {name}", high=XATTRS_MAX):
+        key, value = row(pair, f"an attribute of {name}", 2)
+        octets(key, f"an attribute's name of {name}", low=len(XATTR_NAMESPACE) + 1, high=255)
+        octets(value, f"an attribute's value of {name}", high=XATTR_VALUE_MAX)
+        if not key.startswith(XATTR_NAMESPACE) or b"\0" in key or key <= last:
+            refuse(f"attribute {show(key)} of {name} is outside user.*, out of order, or given twice")
+        total, last = total + len(key) + len(value), key
+    if total > XATTRS_BYTES_MAX:
+        refuse(f"the attributes of {name} make {total} bytes, more than {XATTRS_BYTES_MAX}")
+
+
+class TreeRules:
+    """Feed it every entry but the top, in order; it refuses what could not be a tree. Raises ManifestRefused."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._folders = [b""]
+        self._last = b""
+        self._linkable: set[bytes] = set()
+        self.entries = 0
+        self.logical_bytes = 0
+
+    def admit(self, entry: Entry) -> None:
+        order = path_order(entry.path)
+        if order <= self._last:
+            refuse(f"{show(entry.path)} is out of order or there twice")
+        self._last = order
+        parent = entry.path.rpartition(b"/")[0]
+        while self._folders and self._folders[-1] != parent:
+            self._folders.pop()
+        if not self._folders:
+            refuse(f"{show(entry.path)} lies in something that is not a folder of this snapshot")
+        if entry.kind == Kind.FOLDER:
+            self._folders.append(entry.path)
+        elif entry.kind == Kind.HARD_LINK:
+            if entry.target not in self._linkable:
+                refuse(
+                    f"{show(entry.path)} is a hard link to {show(entry.target)}, which is no earlier file of this snapshot"
+                )
+        else:
+            self._linkable.add(entry.path)
+        self._count(entry)
+
+    def _count(self, entry: Entry) -> None:
+        self.entries += 1
+        self.logical_bytes += entry.size
+        if entry.size > self._limits.file_bytes:
+            refuse(
+                f"{show(entry.path)} has {entry.size} bytes, more than the {self._limits.file_bytes} that are accepted"
+            )
+        if self.entries > self._limits.entries:
+            refuse(f"more than the {self._limits.entries} entries that are accepted")
+        if self.logical_bytes > self._limits.total_bytes:
+            refuse(f"its files have more than the {self._limits.total_bytes} bytes that are accepted")

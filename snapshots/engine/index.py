@@ -1,0 +1,50 @@
+"""Which block of which pack holds a chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from snapshots.engine.pack import BlockRecord, PackRecord
+
+
+class Place(NamedTuple):
+    """A block: number `block` of pack `pack` in the index's own order."""
+
+    pack: int
+    block: int
+
+
+class ChunkIndex:
+    """Chunk id → place and length. Where two packs hold a chunk, the first counts."""
+
+    def __init__(self, packs: Iterable[PackRecord]) -> None:
+        self.packs: list[PackRecord] = []
+        self._blocks: list[Place] = []
+        self._chunks: dict[bytes, tuple[int, int]] = {}
+        for record in packs:
+            number = len(self.packs)
+            self.packs.append(record)
+            for position, block in enumerate(record.blocks):
+                place = len(self._blocks)
+                self._blocks.append(Place(number, position))
+                for chunk in block.chunks():
+                    self._chunks.setdefault(chunk.chunk_id, (place, chunk.length))
+
+    def __contains__(self, chunk_id: bytes) -> bool:
+        return chunk_id in self._chunks
+
+    def __len__(self) -> int:
+        return len(self._chunks)
+
+    def length(self, chunk_id: bytes) -> int | None:
+        """The chunk's raw length, None if no pack has it."""
+        found = self._chunks.get(chunk_id)
+        return None if found is None else found[1]
+
+    def place(self, chunk_id: bytes) -> Place:
+        """Raises KeyError."""
+        return self._blocks[self._chunks[chunk_id][0]]
+
+    def block(self, place: Place) -> BlockRecord:
+        return self.packs[place.pack].blocks[place.block]
