@@ -31,7 +31,7 @@ from hibernation.providers.local_catalogue import catalogue_read
 from hibernation.providers.local_faults import FaultBook, K
 from hibernation.providers.local_files import json_write, tree_remove
 from hibernation.providers.local_keeper import AGENT_COMMAND, Keeper, mark_of
-from hibernation.providers.local_process import identity, marked, signal_all
+from hibernation.providers.local_process import adopt_orphans, children, family, identity, signal_all
 from hibernation.providers.local_rentals import BOX_FILE, Rental, Rentals
 from hibernation.providers.local_server import REQUEST_LIMIT_BYTES, Server
 from hibernation.providers.local_wire import HEARTBEAT_S, HOST_FILE, host_facts
@@ -63,6 +63,7 @@ class Host:
         self._dying: set[str] = set()
         self._removals: dict[str, asyncio.Task[None]] = {}
         self._look = asyncio.Event()
+        self._orphans_due = False
         self._stopping = False
         self._heartbeat_due = 0.0
 
@@ -99,6 +100,8 @@ class Host:
 
     async def _turn(self) -> None:
         self._look.clear()
+        if self._orphans_due:
+            self._end_orphans()
         in_motion = [self._tend(rental) for rental in list(self.rentals.by_ref.values())]
         try:
             async with asyncio.timeout(LOOK_IN_MOTION_S if any(in_motion) else LOOK_S):
@@ -141,6 +144,7 @@ class Host:
     def _note_end(self, rental: Rental, code: int, *, asked: bool) -> None:
         log.info("box=%s its processes ended with %d", rental.ref, code)
         rental.running_since = None
+        self._orphans_due = self._orphans_due or code < 0
         if asked:
             return
         if code in FINAL_EXITS:
@@ -197,7 +201,7 @@ class Host:
 
     async def _end_strays(self) -> None:
         """End what an earlier host of this folder left running: its boxes start anew, as after a power cut."""
-        left = marked(mark_of(self.folder))
+        left = family(mark_of(self.folder))
         if left:
             log.info("%d processes of an earlier host are left: ending them", len(left))
         # The first processes of boxes have noticed that their host is gone, and end their boxes by themselves.
@@ -205,7 +209,17 @@ class Host:
         while left:
             signal_all(left, signal.SIGKILL if time.monotonic() > deadline else signal.SIGTERM)
             await asyncio.sleep(LOOK_IN_MOTION_S)
-            left = marked(mark_of(self.folder))
+            left = family(mark_of(self.folder))
+
+    def _end_orphans(self) -> None:
+        """What the killed first process of a box had below it has become this process's: end and bury it."""
+        firsts = {keeper.pid for keeper in self._keepers.values()}
+        orphans = [pid for pid in children(os.getpid()) if pid not in firsts]
+        signal_all(orphans, signal.SIGKILL)
+        for pid in orphans:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+        self._orphans_due = bool(orphans)
 
     async def _end_all(self) -> None:
         await asyncio.gather(*self._removals.values())
@@ -321,6 +335,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = error.hint if isinstance(error, DomainError) else ""
         sys.stderr.write(f"local host: {error}{f': {hint}' if hint else ''}\n")
         return 1
+    adopt_orphans()
     host = Host(folder, rentals, command=command, grace_s=given.grace_s)
     asyncio.run(host.run())
     return 0

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from hibernation.providers.local_box import FACTS_FILE
-from hibernation.providers.local_process import BOX_MARK, descendants, marked, signal_all
+from hibernation.providers.local_process import BOX_MARK, descendants, family, signal_all
 from hibernation.providers.local_rentals import AGENT_STATE, HOME, WORKSPACE, Rental
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -52,6 +52,11 @@ class Keeper:
         return self._init is None
 
     @property
+    def pid(self) -> int | None:
+        """Of the box's first process, while there is one."""
+        return self._init.pid if self._init else None
+
+    @property
     def was_asked_to_end(self) -> bool:
         return self._asked_to_end_at is not None
 
@@ -78,8 +83,9 @@ class Keeper:
         if self._init is None or self._init.poll() is None:
             return None
         code = self._init.returncode
-        signal_all(marked(self.mark), signal.SIGKILL)
-        if marked(self.mark):
+        left = family(self.mark)
+        if left:
+            signal_all(left, signal.SIGKILL)
             return None  # they are dying; the next look finds none
         self._init = None
         return code
@@ -92,7 +98,7 @@ class Keeper:
             self._asked_to_end_at = now
             self._init.terminate()
         if at_once or now - self._asked_to_end_at > self.grace_s + _KILL_AFTER_GRACE_S:
-            signal_all([self._init.pid, *descendants(self._init.pid), *marked(self.mark)], signal.SIGKILL)
+            signal_all([*descendants(self._init.pid), *family(self.mark), self._init.pid], signal.SIGKILL)
 
     def trim_log(self) -> None:
         """Keep the agent's log from filling the disk: the part before goes to `agent.log.1`."""

@@ -61,6 +61,17 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def children(pid: int) -> list[int]:
+    """The processes whose parent this is, zombies among them."""
+    return [child for child, parent in _parents(zombies=True) if parent == pid]
+
+
+def family(mark: str) -> list[int]:
+    """The living processes with this mark (see `marked`), and all that descend from them, marked or not."""
+    found = marked(mark)
+    return sorted({*found, *(below for pid in found for below in descendants(pid))})
+
+
 def marked(mark: str) -> list[int]:
     """Every living process of this user with this mark, or with any mark below it where `mark` ends with a colon."""
     wanted = f"{BOX_MARK}={mark}".encode()
@@ -90,28 +101,28 @@ def _pids() -> list[int]:
     return [int(name) for name in os.listdir(_PROC) if name.isdigit() and int(name) != os.getpid()]
 
 
-def _parents() -> list[tuple[int, int]]:
+def _parents(*, zombies: bool = False) -> list[tuple[int, int]]:
     """(process, its parent) for every living process."""
     if sys.platform != "linux":
         rows = [line.split() for line in _ps("-axo", "pid=,ppid=,stat=").splitlines()]
-        return [(int(row[0]), int(row[1])) for row in rows if len(row) == 3 and not row[2].startswith("Z")]
+        return [(int(row[0]), int(row[1])) for row in rows if len(row) == 3 and (zombies or row[2][0] != "Z")]
     found = []
     for pid in _pids():
-        fields = _stat(pid)
+        fields = _stat(pid, zombies=zombies)
         if fields is not None:
             found.append((pid, int(fields[1])))
     return found
 
 
-def _stat(pid: int) -> list[str] | None:
-    """The fields of /proc/<pid>/stat from the third on (state, parent, …); None for a zombie or no process."""
+def _stat(pid: int, *, zombies: bool = False) -> list[str] | None:
+    """The fields of /proc/<pid>/stat from the third on (state, parent, …); None for no process, or a zombie."""
     try:
         text = (_PROC / str(pid) / "stat").read_text(errors="replace")
     except OSError:
         return None
     # The second field is the program's name in brackets, and may hold blanks and brackets itself.
     fields = text[text.rindex(")") + 2 :].split()
-    return None if fields[0] in ("Z", "X", "x") else fields
+    return None if fields[0] in ("Z", "X", "x") and not zombies else fields
 
 
 def _ps(*arguments: str) -> str:
