@@ -52,6 +52,10 @@ class SnapshotDamaged(EngineError):
         super().__init__("; ".join(self.problems[:3]) + more)
 
 
+class EntryMissing(EngineError):
+    """The snapshot has no file under this path."""
+
+
 class RestoreRefused(EngineError):
     """The restore did not begin: target not empty, no room, another restore at work. Nothing was changed."""
 

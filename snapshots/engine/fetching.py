@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from snapshots.engine.index import ChunkIndex
+from snapshots.engine.index import ChunkIndex, Place
 from snapshots.engine.limits import KIB, MIB
 from snapshots.engine.pack import BlockRecord, PackRecord
 
@@ -26,9 +26,13 @@ class Range(NamedTuple):
 
 def plan_ranges(index: ChunkIndex, chunk_ids: Iterable[bytes]) -> list[Range]:
     """Ranges that cover every chunk, in the order of the packs. Raises KeyError for a chunk that no pack has."""
+    return ranges_of(index, {index.place(chunk_id) for chunk_id in chunk_ids})
+
+
+def ranges_of(index: ChunkIndex, places: Iterable[Place]) -> list[Range]:
+    """Ranges that cover these blocks, in the order of the packs."""
     wanted: defaultdict[int, set[int]] = defaultdict(set)
-    for chunk_id in chunk_ids:
-        place = index.place(chunk_id)
+    for place in places:
         wanted[place.pack].add(place.block)
     ranges = []
     for number in sorted(wanted):

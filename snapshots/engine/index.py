@@ -16,18 +16,18 @@ class Place(NamedTuple):
 
 
 class ChunkIndex:
-    """Chunk id → place and length. Where two packs hold a chunk, the first counts."""
+    """Chunk id → place and length. Where two packs hold a chunk, the first counts. `blocks`: the place of every block."""
 
     def __init__(self, packs: Iterable[PackRecord]) -> None:
         self.packs: list[PackRecord] = []
-        self._blocks: list[Place] = []
+        self.blocks: list[Place] = []
         self._chunks: dict[bytes, tuple[int, int]] = {}
         for record in packs:
             number = len(self.packs)
             self.packs.append(record)
             for position, block in enumerate(record.blocks):
-                place = len(self._blocks)
-                self._blocks.append(Place(number, position))
+                place = len(self.blocks)
+                self.blocks.append(Place(number, position))
                 for chunk in block.chunks():
                     self._chunks.setdefault(chunk.chunk_id, (place, chunk.length))
 
@@ -44,7 +44,7 @@ class ChunkIndex:
 
     def place(self, chunk_id: bytes) -> Place:
         """Raises KeyError."""
-        return self._blocks[self._chunks[chunk_id][0]]
+        return self.blocks[self._chunks[chunk_id][0]]
 
     def block(self, place: Place) -> BlockRecord:
         return self.packs[place.pack].blocks[place.block]

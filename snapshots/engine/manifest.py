@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import TypeVar
 
-from snapshots.engine.entry import Entry, TreeRules, parse_entry
+from snapshots.engine.entry import Entry, TreeRules, parse_entry, path_order
 from snapshots.engine.errors import ManifestRefused
 from snapshots.engine.fields import refuse, unpack_stream
 from snapshots.engine.frame import KIND_ENTRIES, KIND_PACKS, decode_root, decode_segment
@@ -33,12 +34,25 @@ class Manifest:
         self.root = root
         self.root_sha256 = root_sha256
         self.owner_key = owner_key
-        self._remote = remote
+        self.remote = remote
         self._limits = limits
 
     def entries(self) -> Iterator[Entry]:
         """Every entry but the top folder, in path order, as a tree that follows all rules. Raises ManifestRefused."""
         return self._entries(self.root.entries, TreeRules(self._limits))
+
+    def find(self, path: bytes) -> Entry | None:
+        """The entry of this path. Reads one segment. Raises ManifestRefused."""
+        order = path_order(path)
+        at = bisect_right(self.root.entries, order, key=lambda segment: path_order(segment.first_path)) - 1
+        if at < 0:
+            return None
+        for _, raw in self._segments(KIND_ENTRIES, self.root.entries[at : at + 1]):
+            for value in unpack_stream(raw):
+                entry = parse_entry(value)
+                if entry.path == path:
+                    return entry
+        return None
 
     def packs(self) -> Iterator[PackRecord]:
         """Every pack that the snapshot names, each once. Raises ManifestRefused."""
@@ -86,7 +100,7 @@ class Manifest:
     def _segment(self, kind: int, segment: EntrySegment | PackSegment) -> bytes:
         key = segment_key(self.root.owner_id, segment.segment_id)
         try:
-            stored = self._remote.fetch(key, max_length=segment.stored_length)
+            stored = self.remote.fetch(key, max_length=segment.stored_length)
         except ObjectMissing:
             raise ManifestRefused(
                 f"segment {segment.segment_id.hex()[:16]} is missing from the store"

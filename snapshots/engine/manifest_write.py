@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from snapshots.engine.entry import Entry, Kind, TreeRules, parse_entry
+from snapshots.engine.entry import Entry, TreeRules, parse_entry
 from snapshots.engine.fields import unpack_stream
 from snapshots.engine.frame import KIND_ENTRIES, KIND_PACKS, encode_root, encode_segment
 from snapshots.engine.keys import OwnerKey, root_key, segment_key
@@ -16,7 +15,7 @@ from snapshots.engine.limits import MIB, Limits
 from snapshots.engine.manifest import Manifest
 from snapshots.engine.pack import PackRecord
 from snapshots.engine.remote.base import ObjectPlan
-from snapshots.engine.root import EntrySegment, PackSegment, Root, Totals
+from snapshots.engine.root import EntrySegment, PackSegment, Root, TotalsCounter
 from snapshots.engine.upload import Uploader
 
 ENTRIES_MIN, ENTRIES_MAX, ENTRIES_EVERY = 1_024, 16_384, 4_096
@@ -51,12 +50,14 @@ def write_manifest(snapshot: Snapshot, *, owner_key: OwnerKey, uploader: Uploade
     reused = _plain_ids(snapshot.parent)
     hasher = owner_key.content_hasher()
     hasher.update(snapshot.top.encode())
-    rules = TreeRules(limits)
+    rules, totals = TreeRules(limits), TotalsCounter()
     entry_segments = []
     for raw, count, first_path in _cut_entries(snapshot.entries):
         hasher.update(raw)
         for value in unpack_stream(raw):
-            rules.admit(parse_entry(value))
+            entry = parse_entry(value)
+            rules.admit(entry)
+            totals.add(entry)
         columns = _send(KIND_ENTRIES, raw, reused, snapshot.owner_id, owner_key, uploader)
         entry_segments.append(EntrySegment(*columns, count, first_path))
     kept, loose = _live_packs(snapshot)
@@ -64,7 +65,7 @@ def write_manifest(snapshot: Snapshot, *, owner_key: OwnerKey, uploader: Uploade
     for records in _cut_packs(loose):
         raw = b"".join(record.encode() for record in records)
         columns = _send(KIND_PACKS, raw, reused, snapshot.owner_id, owner_key, uploader)
-        pack_segments.append(PackSegment(*columns, len(records), sum(map(_rows, records))))
+        pack_segments.append(PackSegment(*columns, len(records), sum(record.chunks for record in records)))
     uploader.join()
     root = Root(
         owner_id=snapshot.owner_id,
@@ -75,7 +76,7 @@ def write_manifest(snapshot: Snapshot, *, owner_key: OwnerKey, uploader: Uploade
         top=snapshot.top,
         entries=tuple(entry_segments),
         packs=tuple(pack_segments),
-        totals=_totals(snapshot.entries, [record for _, records in kept for record in records] + loose),
+        totals=totals.result([record for _, records in kept for record in records] + loose),
         content_id=hasher.digest(),
     )
     stored = encode_root(root.encode(), owner_key)
@@ -160,34 +161,9 @@ def _cut_packs(records: Iterable[PackRecord]) -> Iterator[list[PackRecord]]:
     rows = 0
     for record in records:
         run.append(record)
-        rows += _rows(record)
+        rows += record.chunks
         if rows >= CHUNK_ROWS_MAX:
             yield run
             run, rows = [], 0
     if run:
         yield run
-
-
-def _rows(record: PackRecord) -> int:
-    return sum(len(block.lengths) for block in record.blocks)
-
-
-def _totals(entries: Iterable[Entry], packs: Iterable[PackRecord]) -> Totals:
-    kinds: Counter[Kind] = Counter()
-    logical_bytes = 0
-    for entry in entries:
-        kinds[entry.kind] += 1
-        logical_bytes += entry.size
-    records = list(packs)
-    return Totals(
-        files=kinds[Kind.FILE],
-        folders=kinds[Kind.FOLDER],
-        symlinks=kinds[Kind.SYMLINK],
-        hard_links=kinds[Kind.HARD_LINK],
-        others=sum(kinds.values())
-        - sum(kinds[kind] for kind in (Kind.FILE, Kind.FOLDER, Kind.SYMLINK, Kind.HARD_LINK)),
-        logical_bytes=logical_bytes,
-        chunks=sum(map(_rows, records)),
-        packs=len(records),
-        stored_bytes=sum(record.length for record in records),
-    )

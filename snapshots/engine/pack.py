@@ -78,6 +78,10 @@ class PackRecord(NamedTuple):
     sha256: bytes
     blocks: tuple[BlockRecord, ...]
 
+    @property
+    def chunks(self) -> int:
+        return sum(len(block.lengths) for block in self.blocks)
+
     def encode(self) -> bytes:
         return pack((self.pack_id, self.length, self.sha256, tuple(tuple(block) for block in self.blocks)))
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from snapshots.engine.entry import Entry, parse_entry
+from snapshots.engine.entry import Entry, Kind, parse_entry
 from snapshots.engine.errors import ManifestRefused
 from snapshots.engine.fields import octets, pack, refuse, row, rows, text, unpack, whole
 from snapshots.engine.keys import ID_BYTES
 from snapshots.engine.limits import PATH_BYTES_MAX, SEGMENT_RAW_MAX, SEGMENT_STORED_MAX, SEGMENTS_MAX
+from snapshots.engine.pack import PackRecord
 
 KNOWN_FEATURES: frozenset[int] = frozenset()
 
@@ -51,6 +54,33 @@ class Totals(NamedTuple):
     @property
     def entries(self) -> int:
         return self.files + self.folders + self.symlinks + self.hard_links + self.others
+
+
+class TotalsCounter:
+    """Feed it every entry but the top."""
+
+    def __init__(self) -> None:
+        self._kinds: Counter[Kind] = Counter()
+        self._logical_bytes = 0
+
+    def add(self, entry: Entry) -> None:
+        self._kinds[entry.kind] += 1
+        self._logical_bytes += entry.size
+
+    def result(self, packs: Sequence[PackRecord]) -> Totals:
+        named = (Kind.FILE, Kind.FOLDER, Kind.SYMLINK, Kind.HARD_LINK)
+        files, folders, symlinks, hard_links = (self._kinds[kind] for kind in named)
+        return Totals(
+            files=files,
+            folders=folders,
+            symlinks=symlinks,
+            hard_links=hard_links,
+            others=self._kinds.total() - files - folders - symlinks - hard_links,
+            logical_bytes=self._logical_bytes,
+            chunks=sum(record.chunks for record in packs),
+            packs=len(packs),
+            stored_bytes=sum(record.length for record in packs),
+        )
 
 
 class Root(NamedTuple):

@@ -12,9 +12,13 @@ from snapshots.engine.store.base import ObjectExists, ObjectFacts, Store
 
 
 class StoreRemote(Remote):
-    def __init__(self, store: Store, *, pause: Callable[[float], None] = time.sleep) -> None:
+    """attempts=1 never waits: for callers that are themselves asked again."""
+
+    def __init__(
+        self, store: Store, *, attempts: int = 7, pause: Callable[[float], None] = time.sleep
+    ) -> None:
         self._store = store
-        self._backoff = Backoff(pause)
+        self._backoff = Backoff(pause, attempts=attempts)
 
     def put(self, plan: ObjectPlan, data: bytes) -> None:
         try:
