@@ -96,6 +96,10 @@ class Http:
         self._session.mount("https://", adapter)
         self._session.mount("http://", adapter)
 
+    def close(self) -> None:
+        """Give the connections back."""
+        self._session.close()
+
     def post(
         self,
         path: str,

@@ -199,6 +199,7 @@ class Dispatcher:
     def _report(self, hold: Hold, finish: FinishPost) -> None:
         """Journal first, then what belongs before the report, then the report until it is taken or unwanted."""
         dispatch_id = hold.claim.dispatch_id
+        hold.work_is_over()
         known = self._journal.get(dispatch_id)
         if known is None or known.finish is None:
             try:

@@ -28,6 +28,7 @@ class Hold:
         self._cancelled = False
         self._ending: Ending | None = None
         self._ending_since_s = 0.0
+        self._over_since_s = 0.0
 
     @property
     def halt(self) -> Halt | None:
@@ -65,10 +66,15 @@ class Hold:
             left_s = min(left_s, self._ending_since_s + self._ending.grace_s - time.monotonic())
         return left_s
 
+    def work_is_over(self) -> None:
+        """From now on there is only the report."""
+        self._over_since_s = time.monotonic()
+
     def may_report(self) -> bool:
         """False once nobody wants the report, or the time for it is over (it stays in the journal then)."""
         if self._superseded:
             return False
         if self._ending is None:
             return True
-        return time.monotonic() < self._ending_since_s + self._ending.grace_s + self._ending.report_s
+        since_s = max(self._over_since_s, self._ending_since_s)
+        return time.monotonic() < since_s + self._ending.report_s

@@ -54,16 +54,13 @@ class LogShipper(threading.Thread):
     def run(self) -> None:
         try:
             while not self._abandoned:
-                started = time.monotonic()
+                started_s = time.monotonic()
                 complete = self._complete  # asked before reading: nothing is written after the child's end
                 chunk = self._read()
-                if chunk:
-                    wait_s = self._send(chunk)
-                elif complete:
+                wait_s = self._send(chunk) if chunk else INTERVAL_S
+                if complete and not self._read():
                     break
-                else:
-                    wait_s = INTERVAL_S
-                if self._wake.wait(max(0.0, wait_s - (time.monotonic() - started))):
+                if self._wake.wait(max(0.0, wait_s - (time.monotonic() - started_s))):
                     self._wake.clear()
         except StandDown as error:
             log.info("dispatch=%s log refused: %s", self._dispatch_id, error)

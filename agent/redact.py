@@ -8,13 +8,12 @@ import time
 
 _RULES: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\beyJ[\w-]+\.[\w-]+\.[\w-]*"), "<token>"),
-    (re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]+"), r"\1 <token>"),
+    (re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{12,}"), r"\1 <token>"),
     (
-        re.compile(
-            r"""(?i)(["']?(?:secret|token|access_token|owner_key|password)["']?\s*[:=]\s*)["']?[^\s"',}&]+["']?"""
-        ),
+        re.compile(r"""(?i)(["'](?:\w*secret|\w*token|owner_key|password)["']\s*:\s*)(?:"[^"]*"|'[^']*')"""),
         r"\1<secret>",
     ),
+    (re.compile(r"""(?i)\b(secret|token|owner_key|password)=[^\s"',&]+"""), r"\1=<secret>"),
     (re.compile(r"(\w+://)[^/\s@:]*:[^/\s@]*@"), r"\1<credentials>@"),
     # A presigned URL is a secret from its question mark on; so is the path with query that urllib3 logs.
     (re.compile(r"(?i)\?[^\s\"']*(?:signature|credential|token|expires|sig)=[^\s\"']*"), "?<signed>"),

@@ -30,13 +30,14 @@ from agent.processes import GraceLeft
 # The command's words are the wrapper's positional arguments: nothing of them is ever read as shell. `trap :` keeps
 # the wrapper alive through a SIGTERM to the group without making its child ignore it. Without noclobber (-C) two
 # agents that do not know of each other could both start the run. A run is the first that the kernel should take
-# when memory is short, not the agent.
+# when memory is short, not the agent. What the wrapper itself has to say ("Terminated") is not the job's output.
 _WRAPPER = """\
 trap : TERM INT HUP
 run=$1; shift
 set -C; echo $$ > "$run/pid" || exit 125; set +C
-{ echo 500 > /proc/self/oom_score_adj; } 2>/dev/null
-"$@"
+exec 3>&2 2>/dev/null
+echo 500 > /proc/self/oom_score_adj
+"$@" 2>&3 3>&-
 code=$?
 echo "exit $code" > "$run/exit"
 exit "$code"
@@ -175,7 +176,7 @@ def start(
     env = {"PYTHONUNBUFFERED": "1", **environ, **command.env, **own, processes.MARK: mark}
     try:
         cwd.mkdir(parents=True, exist_ok=True)
-        argv = _argv(command, folder=folder, path=env.get("PATH"))
+        argv = _argv(command, folder=folder, cwd=cwd, path=env.get("PATH"))
         log = os.open(folder / "log", _LOG_MODE, 0o600)
         try:
             child = subprocess.Popen(
@@ -231,23 +232,24 @@ def _read_pid(path: Path, *, mark: str) -> int | None:
         time.sleep(0.01)
 
 
-def _argv(command: Command, *, folder: Path, path: str | None) -> Sequence[str]:
+def _argv(command: Command, *, folder: Path, cwd: Path, path: str | None) -> Sequence[str]:
     if command.script is not None:
         script = folder / "script"
-        # Written whole: os.write, because text layers would change line ends and refuse lone surrogates.
         script.write_bytes(command.script.encode("utf-8", "surrogateescape"))
         script.chmod(0o700)
         if command.script.startswith("#!"):
             return [str(script)]
         return [shutil.which("bash", path="/bin:/usr/bin:/usr/local/bin") or "/bin/sh", str(script)]
     program = command.argv[0]
+    if "/" in program:
+        if not os.access(cwd / program, os.X_OK):
+            raise WorkRefused(f"program {program!r} is not there, or not executable")
+        return command.argv
     # A bare name is looked up here, so that the wrapper never takes it for one of the shell's own words (exit, trap).
-    if "/" not in program:
-        found = shutil.which(program, path=path)
-        if found is None:
-            raise WorkRefused(f"program {program!r} was not found on this machine's PATH")
-        program = os.path.abspath(found)
-    return [program, *command.argv[1:]]
+    found = shutil.which(program, path=path)
+    if found is None:
+        raise WorkRefused(f"program {program!r} was not found on this machine's PATH")
+    return [os.path.abspath(found), *command.argv[1:]]
 
 
 def _is_word(value: object) -> bool:

@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 
 from agent import processes
+from agent.client import Http
+from agent.identity import enrol
 from tests.agent.control_plane import ControlPlane, opened
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -56,6 +58,23 @@ class AgentProcess:
                 stderr=output,
                 start_new_session=True,
             )
+        return self
+
+    def enrolled(self) -> AgentProcess:
+        """As if an agent had been here before: identity on disk, nothing running."""
+        assert self.plane is not None
+        self.state_dir.mkdir(mode=0o700, exist_ok=True)
+        http = Http(self.plane.url)
+        enrol(
+            http=http,
+            token="join-1",
+            name="",
+            provider="",
+            state_dir=self.state_dir,
+            gpus=(),
+            session_runtime_hours=0,
+        )
+        http.close()
         return self
 
     def log(self) -> str:

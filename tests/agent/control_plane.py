@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import socket
 import threading
 import time
 import uuid
@@ -131,7 +132,14 @@ class ControlPlane:
 
     # -- what the server does ---------------------------------------------------------------------
 
-    def answer(self, path: str, query: dict[str, str], body: dict[str, Any], bearer: str) -> tuple[int, Any]:
+    def answer(
+        self,
+        path: str,
+        query: dict[str, str],
+        body: dict[str, Any],
+        bearer: str,
+        is_there: Callable[[], bool],
+    ) -> tuple[int, Any]:
         if path == wire.ENROLL:
             return self._enroll(body)
         if path == wire.TOKEN:
@@ -141,7 +149,7 @@ class ControlPlane:
         if path == wire.STATUS:
             return self._status(body)
         if path == wire.QUEUE:
-            return self._poll(float(query["wait"]))
+            return self._poll(float(query["wait"]), is_there)
         if self.extra is not None and (answered := self.extra(path, bearer, body)) is not None:
             return answered
         if match := re.fullmatch(r"/api/agent/dispatch/([\w-]+)/(\w+)", path):
@@ -188,15 +196,17 @@ class ControlPlane:
         epoch = self.epoch if self.answer_epoch is None else self.answer_epoch
         return 200, {"next_in_s": self.next_in_s, "epoch": epoch, "orders": list(self.orders)}
 
-    def _poll(self, wait_s: float) -> tuple[int, Any]:
-        # Called with `changed` held: waiting gives it back.
+    def _poll(self, wait_s: float, is_there: Callable[[], bool]) -> tuple[int, Any]:
+        # Called with `changed` held: waiting gives it back. A message is not handed to a client that has gone.
         self.polls += 1
         self.parked += 1
         server = self._server
         self.changed.notify_all()
         self.changed.wait_for(lambda: self.queue or self._server is not server, timeout=wait_s)
         self.parked -= 1
-        return (200, self.queue.pop(0)) if self.queue and self._server is server else (204, None)
+        return (
+            (200, self.queue.pop(0)) if self.queue and self._server is server and is_there() else (204, None)
+        )
 
     def _dispatch(self, dispatch_id: str, verb: str, body: dict[str, Any]) -> tuple[int, Any]:
         held = self.dispatches.get(dispatch_id)
@@ -266,7 +276,8 @@ class _Handler(BaseHTTPRequestHandler):
                 plane.faults.remove(fault)
                 headers = fault[2]
             if fault is None or fault[1] == DROP:
-                status, answer = plane.answer(parts.path, dict(parse_qsl(parts.query)), body, bearer)
+                query = dict(parse_qsl(parts.query))
+                status, answer = plane.answer(parts.path, query, body, bearer, self._is_there)
             else:
                 status, answer = fault[1]
             plane.changed.notify_all()
@@ -283,6 +294,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(payload)
         self.wfile.flush()
+
+    def _is_there(self) -> bool:
+        try:
+            return self.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
 
     def _other(self) -> None:
         if self.control_plane.raw is None or not self.control_plane.raw(self):

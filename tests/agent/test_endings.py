@@ -1,0 +1,127 @@
+"""However an agent ends, nothing of it is left running, and the control plane hears why if it wants to."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import pytest
+
+from agent import processes, wire
+from tests.agent.conftest import AgentProcess
+from tests.agent.control_plane import STAND_DOWN, ControlPlane, Dispatch
+
+STUBBORN = ["/bin/sh", "-c", "trap '' TERM; (trap '' TERM; sleep 600) & setsid sleep 601 & echo up; wait"]
+
+
+def running(plane: ControlPlane, agent: AgentProcess, **work: object) -> tuple[Dispatch, str]:
+    """A job whose processes ignore SIGTERM, and the mark by which they are found."""
+    job = plane.dispatch("d_1", **{"command": STUBBORN, "grace_s": 60, **work})  # type: ignore[arg-type]
+    plane.wait(lambda: b"up" in job.log)
+    return job, (agent.run_folder("d_1") / "mark").read_text()
+
+
+@pytest.mark.parametrize(("number", "grace_s"), [(signal.SIGTERM, 60), (signal.SIGHUP, 0.1)])
+def test_a_signal_ends_everything_within_ten_seconds_and_reports_interrupted(
+    plane: ControlPlane, agent: AgentProcess, number: signal.Signals, grace_s: float
+) -> None:
+    agent.enrolled().start()
+    job, mark = running(plane, agent, grace_s=grace_s)
+    assert agent.process is not None
+    started = time.monotonic()
+    agent.process.send_signal(number)
+    assert agent.wait() == 0
+    assert time.monotonic() - started < 10
+    assert processes.members(pgid=0, mark=mark, trust_group=False) == []
+    assert job.finish and job.finish["outcome"] == "interrupted"
+    assert job.finish["reason"] == f"told to end by {number.name}"
+    assert not (agent.state_dir / "health.port").exists()
+
+
+def test_a_signal_while_it_only_waits_ends_it_at_once(plane: ControlPlane, agent: AgentProcess) -> None:
+    agent.enrolled().start()
+    plane.wait(lambda: plane.parked)
+    started = time.monotonic()
+    assert agent.end() == 0
+    assert time.monotonic() - started < 1.5, "the poll that waits for 25 s was not cut short"
+
+
+def test_a_signal_while_it_cannot_enrol_ends_it_at_once(plane: ControlPlane, agent: AgentProcess) -> None:
+    plane.close()
+    agent.start(env={"AGENT_BACKOFF_CAP_S": "3600"})
+    while "cannot enrol yet" not in agent.log():
+        time.sleep(0.01)
+    started = time.monotonic()
+    assert agent.end() == 0
+    assert time.monotonic() - started < 1.5
+
+
+def test_the_end_does_not_wait_for_a_control_plane_that_is_away_and_reports_when_it_is_back(
+    plane: ControlPlane, agent: AgentProcess
+) -> None:
+    agent.enrolled().start()
+    job, mark = running(plane, agent, grace_s=0)
+    plane.close()
+    started = time.monotonic()
+    assert agent.end() == 0
+    assert time.monotonic() - started < 10
+    assert processes.members(pgid=0, mark=mark, trust_group=False) == []
+    plane.open()
+    agent.start()
+    plane.wait(lambda: job.finish)
+    assert job.finish and job.finish["outcome"] == "interrupted"
+
+
+def test_at_the_session_limit_it_ends_by_itself_with_the_jobs_own_grace(
+    plane: ControlPlane, agent: AgentProcess
+) -> None:
+    plane.settings = {"max_session_hours": 3 / 3600}
+    agent.enrolled().start()
+    script = "trap 'echo saving; sleep 0.5; echo saved; exit 0' TERM\necho up\nwhile :; do sleep 0.05; done"
+    job = plane.dispatch("d_1", script=script, grace_s=30)
+    plane.wait(lambda: job.finish)
+    assert agent.wait() == 0
+    assert b"saved" in job.log
+    assert job.finish and job.finish["outcome"] == "interrupted" and "limit of" in job.finish["reason"]
+
+
+@pytest.mark.parametrize("how", ["status", "queue", "order", "epoch"])
+def test_stand_down_kills_what_runs_changes_nothing_more_and_ends_with_3(
+    plane: ControlPlane, agent: AgentProcess, how: str
+) -> None:
+    agent.enrolled().start()
+    job, mark = running(plane, agent)
+    posts = job.log_posts
+    if how == "status":
+        plane.fault(wire.STATUS, STAND_DOWN)
+        plane.ring(wire.RING_STATUS)
+    elif how == "queue":
+        plane.fault(wire.QUEUE, STAND_DOWN, times=100)
+        plane.ring("d_whatever")
+    elif how == "order":
+        plane.orders = [{"kind": "stand_down", "id": ""}]
+        plane.ring(wire.RING_STATUS)
+    else:
+        plane.answer_epoch = 2
+        plane.ring(wire.RING_STATUS)
+    started = time.monotonic()
+    assert agent.wait() == 3
+    assert time.monotonic() - started < 5, "the job's grace of 60 s is not for a box that was replaced"
+    assert processes.members(pgid=0, mark=mark, trust_group=False) == []
+    assert not job.finishes and job.log_posts == posts
+
+
+def test_an_attempt_that_was_given_to_another_worker_is_killed_and_the_agent_goes_on(
+    plane: ControlPlane, agent: AgentProcess
+) -> None:
+    agent.enrolled().start()
+    job = plane.dispatch(
+        "d_1", command=["/bin/sh", "-c", "trap '' TERM; while :; do echo tick; sleep 0.05; done"]
+    )
+    plane.wait(lambda: job.log)
+    mark = (agent.run_folder("d_1") / "mark").read_text()
+    job.superseded = True
+    other = plane.dispatch("d_2", command=["/bin/sh", "-c", "sleep 1; echo done"])
+    plane.wait(lambda: other.finish)
+    assert processes.members(pgid=0, mark=mark, trust_group=False) == []
+    assert not job.finishes and other.log == b"done\n"
