@@ -22,7 +22,7 @@ GIB = 1024**3
 class Candidate:
     """A worker as selection sees it. taken: slots that hold a job. owner_id: who alone may use it; None: everybody.
 
-    gpu_mem_bytes: of its smallest GPU. kind: its account's provider.
+    gpu_mem_bytes: of its smallest GPU. kind: its account's provider. epoch: for whoever acts on the choice.
     """
 
     worker_id: str
@@ -30,6 +30,7 @@ class Candidate:
     kind: str
     state: str
     reading: Reading
+    epoch: int = 0
     slots: int = 1
     taken: int = 0
     enabled: bool = True
@@ -78,6 +79,12 @@ def select(
             refusals.append(Refusal(candidate.worker_id, reason))
     choice = min(able, key=lambda candidate: _turn(candidate, last), default=None)
     return Selection(choice, tuple(refusals))
+
+
+def is_open(candidate: Candidate) -> bool:
+    """Whether it could take some job now: online, with a free slot, and safe."""
+    nothing = Need(tenant_id=0)
+    return all(check(candidate, nothing) is None for check in READY)
 
 
 def refuse(candidate: Candidate, need: Need) -> Reason | None:
@@ -142,9 +149,11 @@ def _long_enough(candidate: Candidate, need: Need) -> Reason | None:
 
 
 Check = Callable[[Candidate, Need], Reason | None]
+READY: Sequence[Check] = (_online, _free, _safe)
+"""What a worker must be, whatever the job."""
 SUITS: Sequence[Check] = (_whose, _provider, _memory)
 """What waiting does not change."""
-CHECKS: Sequence[Check] = (_online, _free, _safe, *SUITS, _long_enough)
+CHECKS: Sequence[Check] = (*READY, *SUITS, _long_enough)
 
 
 # -- why a job waits --------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from django.db import IntegrityError, transaction
 
 from core.errors import Invalid
 from pool.models import Account
-from pool.quota import DEFAULTS, Limits, WeekRule
+from pool.quota import DEFAULTS
 
 
 def account_create(*, owner: AbstractBaseUser, kind: str, label: str, **fields: Any) -> Account:
@@ -61,22 +61,6 @@ def limit_columns(kind: str) -> dict[str, Any]:
         "reset_hour": limits.week.hour,
         "reset_zone": limits.week.zone,
     }
-
-
-def limits_of(account: Account) -> Limits:
-    """The account's quota as the pure modules see it."""
-    day, month = account.budget_usd_per_day, account.budget_usd_per_month
-    return Limits(
-        kind=account.kind,
-        session_limit_h=account.session_limit_h,
-        session_shutdown_h=account.session_shutdown_h,
-        weekly_limit_h=account.weekly_limit_h,
-        safe_percent=account.safe_percent,
-        week=WeekRule(weekday=account.reset_weekday, hour=account.reset_hour, zone=account.reset_zone),
-        budget_usd_per_day=float(day) if day is not None else None,
-        budget_usd_per_month=float(month) if month is not None else None,
-        check_interval_s=account.check_interval_s,
-    )
 
 
 def credentials_hint(account: Account) -> str:

@@ -115,6 +115,20 @@ def worker_slots_set(worker: Worker, slots: int) -> None:
         ring(DISPATCH_TICK)
 
 
+def worker_heard(worker: Worker, *, now: datetime) -> bool:
+    """It has posted its status: if it was thought offline, silent or lost, it is online again. True where it was.
+
+    Raises TransitionRefused where something else has moved it meanwhile.
+    """
+    if worker.state not in (WorkerState.OFFLINE, WorkerState.SUSPECT, WorkerState.LOST):
+        return False
+    with transaction.atomic():
+        advance(worker, WorkerState.ONLINE, reason=because("worker_posted"), now=now)
+        signals.worker_online.send(sender=Worker, worker=worker, now=now)
+        ring(DISPATCH_TICK)
+    return True
+
+
 def worker_lost(worker: Worker, *, reason: Reason, now: datetime | None = None) -> None:
     """It has gone silent: what it holds is withdrawn, its jobs run elsewhere. It may come back in the same session."""
     _leave(worker, WorkerState.LOST, reason=reason, by="", now=now or timezone.now())

@@ -1,0 +1,89 @@
+"""Many rows in one statement, the same on SQLite and PostgreSQL, where the ORM would make a statement of each row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+from django.db import connections, router
+from django.db.models import Field, Model
+
+ROWS_PER_STATEMENT = 1_000
+
+
+def update_rows(model: type[Model], rows: Iterable[Mapping[str, Any]], *, match: Sequence[str]) -> int:
+    """Write each row's values into the row of `model` that has the same values in `match`; returns how many were found.
+
+    rows: field name -> value, all with the same names; `match` names some of them, the others are written. A row of
+    `model` that no longer matches (another epoch by now, say) is left alone.
+    """
+    return sum(_chunked(model, rows, match, _update))
+
+
+def add_rows(model: type[Model], rows: Iterable[Mapping[str, Any]], *, match: Sequence[str]) -> int:
+    """Add each row's values to the row of `model` that has the same values in `match`, or insert it where none has.
+
+    `match` is a unique constraint; the other fields are numbers. The same `match` may not occur twice in `rows`.
+    """
+    return sum(_chunked(model, rows, match, _add))
+
+
+def _chunked(
+    model: type[Model], rows: Iterable[Mapping[str, Any]], match: Sequence[str], write: Any
+) -> Iterable[int]:
+    waiting = iter(rows)
+    while chunk := list(islice(waiting, ROWS_PER_STATEMENT)):
+        yield write(model, chunk, match)
+
+
+def _update(model: type[Model], rows: list[Mapping[str, Any]], match: Sequence[str]) -> int:
+    using = connections[router.db_for_write(model)]
+    quote = using.ops.quote_name
+    fields = [model._meta.get_field(name) for name in rows[0]]
+    columns = {field.name: quote(field.column) for field in fields}
+    table = quote(model._meta.db_table)
+    # The first row says the types: PostgreSQL takes a bare literal for text. SQLite has none to say.
+    typed = [
+        f"CAST(%s AS {field.cast_db_type(using)})" if using.vendor == "postgresql" else "%s"
+        for field in fields
+    ]
+    first, other = f"({', '.join(typed)})", f"({', '.join(['%s'] * len(fields))})"
+    values = ", ".join([first] + [other] * (len(rows) - 1))
+    written = ", ".join(f"{columns[name]} = v.{columns[name]}" for name in columns if name not in match)
+    found = " AND ".join(f"{table}.{columns[name]} = v.{columns[name]}" for name in match)
+    return _run(
+        using,
+        f"WITH v ({', '.join(columns.values())}) AS (VALUES {values}) "
+        f"UPDATE {table} SET {written} FROM v WHERE {found}",
+        fields,
+        rows,
+    )
+
+
+def _add(model: type[Model], rows: list[Mapping[str, Any]], match: Sequence[str]) -> int:
+    using = connections[router.db_for_write(model)]
+    quote = using.ops.quote_name
+    fields = [model._meta.get_field(name) for name in rows[0]]
+    columns = {field.name: quote(field.column) for field in fields}
+    table = quote(model._meta.db_table)
+    values = ", ".join([f"({', '.join(['%s'] * len(fields))})"] * len(rows))
+    summed = ", ".join(
+        f"{columns[name]} = {table}.{columns[name]} + excluded.{columns[name]}"
+        for name in columns
+        if name not in match
+    )
+    return _run(
+        using,
+        f"INSERT INTO {table} ({', '.join(columns.values())}) VALUES {values} "
+        f"ON CONFLICT ({', '.join(columns[name] for name in match)}) DO UPDATE SET {summed}",
+        fields,
+        rows,
+    )
+
+
+def _run(using: Any, sql: str, fields: Sequence[Field[Any, Any]], rows: list[Mapping[str, Any]]) -> int:
+    values = [field.get_db_prep_save(row[field.name], using) for row in rows for field in fields]
+    with using.cursor() as cursor:
+        cursor.execute(sql, values)
+        return cursor.rowcount

@@ -1,0 +1,318 @@
+"""Status posts in batches: from the stream into samples, workers, sessions, quota and leases, by set-based statements."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+import redis
+from django.db import DatabaseError, transaction
+from django.utils import timezone
+
+from agent import wire
+from core.bulk import add_rows, update_rows
+from core.errors import TransitionRefused
+from core.reasons import because
+from core.transitions import event_add
+from pool import quota, signals
+from pool.models import HAUNTING, Account, AccountWeek, Dispatch, Sample, Session, Worker
+from pool.services.dispatches import lease_s
+from pool.services.publish import orders_publish
+from pool.services.stream import Entry, Page, page_read, page_take, page_trim
+from pool.services.workers import overdue_at, worker_heard
+from pool.states import DispatchState, WorkerState
+from pool.usage import limits_of, readings
+
+log = logging.getLogger(__name__)
+
+BATCH = 2_000
+BATCHES = 50
+"""At most this many batches in one run: the next run is a second away, and a task has a time limit."""
+
+RUNTIME_LIMIT_H = 366 * 24
+"""Longer than any session. What an agent says beyond it is cut, because the hours are shared out by week."""
+
+NEW_SESSION_STATES = (WorkerState.OFFLINE, WorkerState.LOST)
+
+
+class ListenerFailed(Exception):
+    """An app that listens to new samples raised. Its part of the transaction is undone, the posts are stored."""
+
+
+@dataclass
+class Heard:
+    """One worker in one batch: what is known, then what its posts add to it."""
+
+    worker: Worker
+    session: quota.Session
+    last: Entry
+    used: list[tuple[datetime, float]] = field(default_factory=list)
+    gaps_s: list[float] = field(default_factory=list)
+    restarted: bool = False
+
+
+def intake_drain(*, now: datetime | None = None, batch: int = BATCH) -> int:
+    """Store what agents have posted; returns how many posts were taken from the stream, whatever became of them.
+
+    Two at once are safe: the cursor moves by a guarded UPDATE in the transaction that stores the batch, so that no post
+    is stored twice. A post that cannot be stored is dropped with a log line and never holds up the others.
+    """
+    taken = 0
+    size = batch
+    for _ in range(BATCHES):
+        moment = now or timezone.now()
+        try:
+            page = page_read(limit=size)
+        except redis.RedisError as error:
+            log.warning("broker away, status posts wait: %s", error)
+            break
+        if not page.looked_at:
+            break
+        try:
+            if not _store(page, now=moment):
+                break  # another drain is at it
+        except (DatabaseError, ValueError, OverflowError) as error:
+            if size == 1:
+                log.exception("status post %s dropped: it cannot be stored", page.last)
+                _store(Page(page.cursor, page.last, ()), now=moment)
+                size = batch
+            else:
+                # Whatever is wrong is somewhere in here: halve until it stands alone, and only that one is dropped.
+                log.warning(
+                    "a batch of %d status posts failed, trying smaller ones: %s", page.looked_at, error
+                )
+                size = max(1, page.looked_at // 2)
+                continue
+        page_trim(page)
+        taken += page.looked_at
+        if page.looked_at < size:
+            break
+    return taken
+
+
+def _store(page: Page, *, now: datetime) -> bool:
+    with transaction.atomic():
+        if not page_take(page):
+            return False
+        heard, samples = _read(page.entries, now=now)
+        if not heard:
+            return True
+        Sample.objects.bulk_create(samples)
+        _write_workers(heard)
+        _write_sessions(heard)
+        _write_usage(heard, now=now)
+        _renew_leases(heard, now=now)
+        _lay_ghosts(heard, now=now)
+        _bring_back(heard, now=now)
+        _log_readings(heard, now=now)
+        _tell_listeners(samples, now=now)
+    return True
+
+
+def _read(entries: Iterable[Entry], *, now: datetime) -> tuple[dict[str, Heard], list[Sample]]:
+    """Fold the posts, in their order, into what is known of their workers. Foreign posts and old epochs are left out."""
+    rows = list(entries)
+    ids = {entry.post.worker_id for entry in rows}
+    workers = {worker.pk: worker for worker in Worker.objects.filter(pk__in=ids).select_related("account")}
+    sessions = {
+        (row.worker_id, row.epoch): row for row in Session.objects.filter(worker__in=ids).order_by("epoch")
+    }
+    rules = {worker.account_id: limits_of(worker.account).week for worker in workers.values()}
+    heard: dict[str, Heard] = {}
+    samples: list[Sample] = []
+    for entry in rows:
+        worker = workers.get(entry.post.worker_id)
+        if worker is None or not _counts(entry, worker):
+            log.info("status post %s of worker=%s dropped: not its epoch", entry.id, entry.post.worker_id)
+            continue
+        at = min(entry.at, now)
+        known = heard.get(worker.pk)
+        if known is None:
+            session = sessions.get((worker.pk, worker.epoch))
+            known = heard[worker.pk] = Heard(worker=worker, session=_known(session, at), last=entry)
+        grown = quota.growth(
+            known.session, runtime_s=_runtime_s(entry.post), at=at, rule=rules[worker.account_id]
+        )
+        known.session = grown.session
+        known.used.extend(grown.used)
+        if grown.late:
+            continue
+        known.last = entry
+        known.restarted = known.restarted or grown.restarted
+        if grown.gap_s:
+            known.gaps_s.append(grown.gap_s)
+        samples.append(_sample(worker, entry.post, at))
+    return heard, samples
+
+
+def _counts(entry: Entry, worker: Worker) -> bool:
+    if entry.post.epoch != worker.epoch or not worker.secret_sha256:
+        return False
+    # Posted before its end became known, read after it: no sign of life.
+    return worker.state not in NEW_SESSION_STATES or entry.at > worker.state_since
+
+
+def _runtime_s(post: wire.StatusPost) -> float | None:
+    hours = post.session_runtime_hours
+    return 3600 * min(hours, RUNTIME_LIMIT_H) if hours is not None else None
+
+
+def _known(session: Session | None, at: datetime) -> quota.Session:
+    if session is None:
+        return quota.Session(started_at=at)
+    return quota.Session(
+        started_at=session.started_at,
+        runtime_s=session.runtime_s,
+        counted_s=session.counted_s,
+        last_post_at=session.last_post_at,
+    )
+
+
+def _sample(worker: Worker, post: wire.StatusPost, at: datetime) -> Sample:
+    fields = wire.to_json(post)
+    kept = ("gpus", "cpu_util", "net_bytes_per_s", "disk_free_bytes", "sessions", "jobs")
+    return Sample(
+        worker=worker,
+        epoch=worker.epoch,
+        at=at,
+        gpu_util=post.gpu_util,
+        status=(post.status or "")[:16],
+        readings={name: fields[name] for name in kept if name in fields},
+    )
+
+
+def _write_workers(heard: dict[str, Heard]) -> None:
+    rows = []
+    for worker_id, one in heard.items():
+        worker, post = one.worker, one.last.post
+        seen_at = one.session.last_post_at
+        worker.last_seen_at = seen_at
+        worker.due_at = overdue_at(seen_at, check_interval_s=worker.check_interval_s)
+        worker.gpu_util = post.gpu_util
+        if post.health_url is not None:
+            worker.health_url = post.health_url if _is_web(post.health_url) else ""
+        if post.gpus:
+            worker.gpu_name = post.gpus[0].name[:80]
+            worker.gpu_count = len(post.gpus)
+            worker.gpu_mem_bytes = min(gpu.mem_total_bytes or 0 for gpu in post.gpus)
+        rows.append(
+            {
+                "id": worker_id,
+                "epoch": worker.epoch,
+                "last_seen_at": seen_at,
+                "due_at": worker.due_at,
+                "gpu_util": worker.gpu_util,
+                "health_url": worker.health_url,
+                "gpu_name": worker.gpu_name,
+                "gpu_count": worker.gpu_count,
+                "gpu_mem_bytes": worker.gpu_mem_bytes,
+            }
+        )
+    update_rows(Worker, rows, match=("id", "epoch"))
+
+
+def _is_web(url: str) -> bool:
+    return url.startswith(("http://", "https://")) and len(url) <= 200
+
+
+def _write_sessions(heard: dict[str, Heard]) -> None:
+    Session.objects.bulk_create(
+        [
+            Session(
+                worker=one.worker,
+                epoch=one.worker.epoch,
+                started_at=one.session.started_at,
+                runtime_s=one.session.runtime_s,
+                counted_s=one.session.counted_s,
+                last_post_at=one.session.last_post_at,
+                ended_at=None,
+            )
+            for one in heard.values()
+        ],
+        update_conflicts=True,
+        unique_fields=["worker", "epoch"],
+        update_fields=["started_at", "runtime_s", "counted_s", "last_post_at", "ended_at"],
+    )
+
+
+def _write_usage(heard: dict[str, Heard], *, now: datetime) -> None:
+    used: dict[tuple[str, datetime], float] = {}
+    for one in heard.values():
+        for starts_at, seconds in one.used:
+            key = (one.worker.account_id, starts_at)
+            used[key] = used.get(key, 0.0) + seconds
+        if one.restarted:
+            event_add(one.worker, "session_restarted", reason=because("new_session"), now=now)
+        for gap_s in one.gaps_s:
+            reason = because("session_gap", gap_h=gap_s / 3600)
+            event_add(one.worker, "session_gap", reason=reason, now=now, data={"gap_s": gap_s})
+            log.warning("worker=%s %s", one.worker.pk, reason)
+    rows = [
+        {"account": account_id, "starts_at": starts_at, "used_s": seconds}
+        for (account_id, starts_at), seconds in sorted(used.items())
+    ]
+    add_rows(AccountWeek, rows, match=("account", "starts_at"))
+
+
+def _renew_leases(heard: dict[str, Heard], *, now: datetime) -> None:
+    listed = {dispatch_id for one in heard.values() for dispatch_id in one.last.post.jobs}
+    if not listed:
+        return
+    by_life: dict[float, list[str]] = {}
+    held = Dispatch.objects.filter(pk__in=listed, state=DispatchState.CLAIMED)
+    for dispatch_id, worker_id, epoch in held.values_list("pk", "worker_id", "epoch"):
+        one = heard.get(worker_id)
+        if one is not None and one.worker.epoch == epoch and dispatch_id in one.last.post.jobs:
+            by_life.setdefault(lease_s(one.worker.check_interval_s), []).append(dispatch_id)
+    for life_s, ids in by_life.items():
+        until = now + timedelta(seconds=life_s)
+        Dispatch.objects.filter(pk__in=ids, state=DispatchState.CLAIMED).update(lease_until=until)
+
+
+def _lay_ghosts(heard: dict[str, Heard], *, now: datetime) -> None:
+    """Withdrawn work that its worker no longer mentions has stopped there: nothing needs to be ordered any more."""
+    gone = []
+    haunting = Dispatch.objects.filter(worker__in=heard, **HAUNTING)
+    for row in haunting.only("pk", "worker_id", "epoch", "state_since"):
+        one = heard[row.worker_id]
+        mentioned = row.epoch == one.worker.epoch and row.pk in one.last.post.jobs
+        if not mentioned and one.last.at > row.state_since:
+            gone.append(row)
+    if gone:
+        Dispatch.objects.filter(pk__in=[row.pk for row in gone]).update(finished_at=now)
+        orders_publish(row.worker_id for row in gone)
+
+
+def _bring_back(heard: dict[str, Heard], *, now: datetime) -> None:
+    for one in heard.values():
+        try:
+            worker_heard(one.worker, now=now)
+        except TransitionRefused as refused:
+            log.info("worker=%s not brought back: %s", one.worker.pk, refused)
+
+
+def _log_readings(heard: dict[str, Heard], *, now: datetime) -> None:
+    """One line a post of every worker that has a quota of hours, as an operator reads it."""
+    limited = [one.worker for one in heard.values() if _has_hours(one.worker.account)]
+    if not limited or not log.isEnabledFor(logging.INFO):
+        return
+    for worker_id, reading in readings(limited, now=now).items():
+        level = logging.INFO if reading.safe else logging.WARNING
+        log.log(level, "%s", reading.line(heard[worker_id].worker.name))
+
+
+def _has_hours(account: Account) -> bool:
+    return account.session_shutdown_h is not None or account.weekly_limit_h is not None
+
+
+def _tell_listeners(samples: list[Sample], *, now: datetime) -> None:
+    try:
+        with transaction.atomic():
+            for _, answer in signals.samples_stored.send_robust(sender=Sample, samples=samples, now=now):
+                if isinstance(answer, Exception):
+                    raise ListenerFailed(str(answer)) from answer
+    except (ListenerFailed, DatabaseError):
+        # Fewer readings mean "active", never "idle"; without the posts every worker would be lost.
+        log.exception("a listener to new samples failed; %d posts are stored without it", len(samples))

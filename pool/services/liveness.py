@@ -1,0 +1,170 @@
+"""Silence: posts that are overdue, leases that ran out, bells that nobody answered, states past their time.
+
+Only the agents' silence counts, not our own: whatever waits for something to be heard waits anew from the moment at
+which this tick resumed.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime, timedelta
+
+from django.db import transaction
+from django.db.models import F, Q
+from django.utils import timezone
+
+from core.doorbell import ring_worker
+from core.errors import TransitionRefused
+from core.reasons import because
+from core.ticks import step_each, tick
+from core.transitions import advance
+from pool.models import Dispatch, Worker
+from pool.services.dispatches import dispatch_withdraw, lease_s
+from pool.services.publish import publish_all
+from pool.services.workers import overdue_at, worker_lost, worker_offline
+from pool.states import LISTENING, OPEN, DispatchState, WorkerState
+
+log = logging.getLogger(__name__)
+
+TICK = "pool.workers_tick"
+AT_ONCE = 500
+"""Rows of one kind in one run: the next run is seconds away."""
+
+RING_AGAIN_S = 5.0
+"""A bell is rung again after this, then after twice as long, and so on: a list of rings is no place to wait."""
+
+
+def workers_check(*, now: datetime | None = None) -> int:
+    """One run of the tick; returns how many rows it moved. Two at once are safe: every move is guarded."""
+    now = now or timezone.now()
+    with tick(TICK, now=now) as resumed_at:
+        _forgive(now=now, resumed_at=resumed_at)
+        moved = step_each(lambda pk: _silent(pk, now=now, resumed_at=resumed_at), _overdue(now))
+        moved += step_each(lambda row: _lease_over(row, now=now, resumed_at=resumed_at), _leases(now))
+        moved += step_each(lambda row: _orphan(row, now=now), _orphans())
+        moved += step_each(
+            lambda row: _too_long(row, now=now), _past_deadline(now=now, resumed_at=resumed_at)
+        )
+        moved += step_each(lambda row: _ring_again(row, now=now), _unanswered(now))
+        publish_all(now=now)
+    return moved
+
+
+# -- status posts -----------------------------------------------------------------------------------
+
+
+def _overdue(now: datetime) -> list[str]:
+    due = Worker.objects.filter(state__in=LISTENING, due_at__lt=now).order_by("due_at")
+    return list(due.values_list("pk", flat=True)[:AT_ONCE])
+
+
+def _forgive(*, now: datetime, resumed_at: datetime) -> None:
+    """What fell due while we were away falls due anew, counted from our return: one statement for each interval in use."""
+    waiting = Worker.objects.filter(state__in=LISTENING, due_at__lt=now).exclude(last_seen_at__gte=resumed_at)
+    for interval_s in set(waiting.order_by().values_list("check_interval_s", flat=True).distinct()):
+        anew = overdue_at(resumed_at, check_interval_s=interval_s)
+        if anew > now:
+            waiting.filter(check_interval_s=interval_s).update(due_at=anew)
+
+
+def _silent(worker_id: str, *, now: datetime, resumed_at: datetime) -> None:
+    with transaction.atomic():
+        worker = (
+            Worker.objects.select_for_update()
+            .filter(pk=worker_id, state__in=LISTENING, due_at__lt=now)
+            .first()
+        )
+        if worker is None:
+            return
+        seen_at = max(worker.last_seen_at or worker.state_since, resumed_at)
+        interval_s = worker.check_interval_s
+        reason = because(
+            "posts_missing",
+            silent_s=(now - (worker.last_seen_at or worker.state_since)).total_seconds(),
+            interval_s=interval_s,
+        )
+        suspect_at = overdue_at(seen_at, check_interval_s=interval_s, missing=1)
+        lost_at = overdue_at(seen_at, check_interval_s=interval_s, missing=2)
+        if now < suspect_at:
+            Worker.objects.filter(pk=worker.pk).update(due_at=suspect_at)
+            return
+        if worker.state == WorkerState.ONLINE:
+            advance(worker, WorkerState.SUSPECT, reason=reason, now=now, due_at=lost_at)
+        if now < lost_at:
+            Worker.objects.filter(pk=worker.pk).update(due_at=lost_at)
+            return
+        worker_lost(worker, reason=reason, now=now)
+
+
+# -- dispatches -------------------------------------------------------------------------------------
+
+
+def _leases(now: datetime) -> list[Dispatch]:
+    over = Dispatch.objects.filter(state=DispatchState.CLAIMED, lease_until__lt=now)
+    return list(over.select_related("worker").order_by("lease_until")[:AT_ONCE])
+
+
+def _lease_over(row: Dispatch, *, now: datetime, resumed_at: datetime) -> None:
+    life_s = lease_s(row.worker.check_interval_s)
+    if resumed_at + timedelta(seconds=life_s) > now:
+        return
+    with transaction.atomic():
+        still = Dispatch.objects.select_for_update().filter(
+            pk=row.pk, state=DispatchState.CLAIMED, lease_until__lt=now
+        )
+        if still.exists():
+            dispatch_withdraw(row, reason=because("lease_over", lease_s=life_s), now=now)
+
+
+def _orphans() -> list[Dispatch]:
+    """Open dispatches of a worker that is away or in another epoch by now: given in the moment in which it left."""
+    away = ~Q(worker__state__in=LISTENING) | ~Q(epoch=F("worker__epoch"))
+    return list(Dispatch.objects.filter(away, state__in=OPEN).select_related("worker")[:AT_ONCE])
+
+
+def _orphan(row: Dispatch, *, now: datetime) -> None:
+    dispatch_withdraw(row, reason=because("worker_away", state=row.worker.state), now=now)
+
+
+def _unanswered(now: datetime) -> list[Dispatch]:
+    rung = Dispatch.objects.filter(
+        state=DispatchState.RUNG,
+        rung_at__lt=now - timedelta(seconds=RING_AGAIN_S),
+        worker__state__in=LISTENING,
+    )
+    return list(rung.order_by("rung_at")[:AT_ONCE])
+
+
+def _ring_again(row: Dispatch, *, now: datetime) -> None:
+    if now - row.rung_at < row.rung_at - row.state_since:
+        return
+    again = Dispatch.objects.filter(pk=row.pk, state=DispatchState.RUNG, rung_at=row.rung_at)
+    if again.update(rung_at=now):
+        ring_worker(row.worker_id, row.pk)
+
+
+# -- states past their time -------------------------------------------------------------------------
+
+
+def _past_deadline(*, now: datetime, resumed_at: datetime) -> list[Worker | Dispatch]:
+    if now - resumed_at < timedelta(minutes=1):
+        return []
+    workers = Worker.objects.filter(
+        state__in=(WorkerState.DRAINING, WorkerState.SUSPECT), state_deadline__lt=now
+    )
+    dispatches = Dispatch.objects.filter(state=DispatchState.RUNG, state_deadline__lt=now)
+    return [*workers[:AT_ONCE], *dispatches[:AT_ONCE]]
+
+
+def _too_long(row: Worker | Dispatch, *, now: datetime) -> None:
+    limit = row.TABLE.limits[row.state]
+    try:
+        if isinstance(row, Dispatch):
+            dispatch_withdraw(row, reason=because("dispatch_unanswered", minutes=limit.minutes), now=now)
+        elif limit.then == WorkerState.LOST:
+            reason = because("time_limit", state=row.state, minutes=limit.minutes)
+            worker_lost(row, reason=reason, now=now)
+        else:
+            worker_offline(row, reason=because("drain_over", minutes=limit.minutes), now=now)
+    except TransitionRefused as refused:
+        log.info("%s=%s has moved on: %s", row.SUBJECT, row.pk, refused)

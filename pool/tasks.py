@@ -1,0 +1,28 @@
+"""Celery tasks of the pool: each one service call, a count out."""
+
+from __future__ import annotations
+
+from celery import shared_task
+
+from core.ticks import tick
+from pool.services import intake, jobs, liveness
+
+
+@shared_task(name="pool.intake_tick")
+def intake_tick() -> int:
+    """Every second: stores what agents posted. Two at once are safe: the stream's cursor is won by one guarded UPDATE."""
+    with tick("pool.intake_tick"):
+        return intake.intake_drain()
+
+
+@shared_task(name="pool.dispatch_tick")
+def dispatch_tick() -> int:
+    """Every 2 s, and rung by whatever makes a job or a worker ready. Two at once are safe: slots are taken under lock."""
+    with tick("pool.dispatch_tick"):
+        return jobs.jobs_dispatch()
+
+
+@shared_task(name="pool.workers_tick")
+def workers_tick() -> int:
+    """Every 5 s: silence, leases, unanswered bells. Two at once are safe: every move is one guarded UPDATE."""
+    return liveness.workers_check()
