@@ -1,10 +1,11 @@
 """Every address of the control plane. The gateway answers /api/agent/status, /api/agent/queue and /i/… itself."""
 
 from django.contrib import admin
-from django.urls import path
+from django.urls import include, path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
 from config import views
+from snapshots.api.store_view import store_object
 
 urlpatterns = [
     path("healthz", views.healthz, name="healthz"),
@@ -13,5 +14,7 @@ urlpatterns = [
     path("agent/<str:name>", views.agent_wheel, name="agent-wheel"),
     path("api/schema/", SpectacularAPIView.as_view(), name="schema"),
     path("api/docs/", SpectacularSwaggerSplitView.as_view(url_name="schema"), name="docs"),
+    path("api/", include("snapshots.api.urls")),
+    path("store/<path:key>", store_object, name="store"),
     path("", admin.site.urls),
 ]

@@ -4,3 +4,11 @@ from django.apps import AppConfig
 class HibernationConfig(AppConfig):
     name = "hibernation"
     default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        from hibernation import chains, reasons, reasons_chains, receivers  # noqa: F401  worded in every process
+        from hibernation.services import instances
+        from snapshots.services import deleting
+
+        receivers.connect()
+        deleting.register_use(instances.snapshot_needed)

@@ -8,7 +8,6 @@ from typing import Any
 
 from django.db import IntegrityError, transaction
 from django.utils import timezone
-from pool.services import workers
 
 from core import chains
 from core.errors import DomainError, Invalid
@@ -21,6 +20,8 @@ from hibernation.services.hibernate import KIND as HIBERNATE
 from hibernation.services.hibernate import hibernation_stop
 from hibernation.states import AWAKE, InstanceState
 from pool.models import Account
+from pool.services import workers
+from snapshots.models import Snapshot
 
 RENTED = (Account.Kind.VAST, Account.Kind.LOCAL)
 
@@ -72,6 +73,8 @@ def instance_create(
                 account=account,
                 name=instance.pk,
                 instance_ref=instance.pk,
+                owner=owner,
+                slots=0,
                 check_interval_s=policy.check_interval_seconds,
             )
             instance.save(update_fields=["worker"])
@@ -154,3 +157,12 @@ def instance_delete(
     if instance.state != InstanceState.DELETED:
         advance(instance, InstanceState.DELETED, reason=reason, by=by, now=now, delete_due_at=None)
     return None
+
+
+def snapshot_needed(snapshot: Snapshot) -> str | None:
+    """Who still needs a generation: an instance that sleeps on it, or wakes from it. Asked before one is let go."""
+    sleeper = Instance.objects.filter(
+        snapshot=snapshot,
+        state__in=(InstanceState.HIBERNATED, InstanceState.WAKING, InstanceState.HIBERNATING),
+    ).first()
+    return f"{sleeper.name} is {sleeper.state} on it" if sleeper else None
