@@ -82,14 +82,15 @@ class Reading:
 class Facts:
     """What holds an instance awake besides its readings, and the idle stretch that is known already.
 
-    work: what runs or waits on it, in words. work_ended_at: when the last of it ended. idle: an unbroken stretch of
-    idle readings that earlier verdicts have seen, from and until; the readings that are given go on from there.
+    work: what runs or waits on it, in words. last_active_at: the last activity that was seen, such as the end of a job.
+    idle: an unbroken stretch of idle readings that earlier verdicts have seen, from and until; the readings that are
+    given go on from there.
     """
 
     awake_since: datetime | None = None
     keep_awake_until: datetime | None = None
     work: tuple[str, ...] = ()
-    work_ended_at: datetime | None = None
+    last_active_at: datetime | None = None
     idle: tuple[datetime, datetime] | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -100,7 +101,7 @@ class Facts:
             "awake_since": text(self.awake_since),
             "keep_awake_until": text(self.keep_awake_until),
             "work": list(self.work),
-            "work_ended_at": text(self.work_ended_at),
+            "last_active_at": text(self.last_active_at),
             "idle": [at.isoformat() for at in self.idle] if self.idle else None,
         }
 
@@ -114,7 +115,7 @@ class Facts:
             awake_since=moment(body.get("awake_since")),
             keep_awake_until=moment(body.get("keep_awake_until")),
             work=tuple(body.get("work", ())),
-            work_ended_at=moment(body.get("work_ended_at")),
+            last_active_at=moment(body.get("last_active_at")),
             idle=(idle[0], idle[1]) if idle else None,
         )
 
@@ -239,7 +240,7 @@ def _ends_of_holds(policy: Policy, facts: Facts, now: datetime) -> Iterator[date
     """When each thing that used to hold it awake ended. The window starts anew then: nobody is put to sleep in the
     second in which a job ends or a hold runs out."""
     slept = last_sleep(policy.schedule, now) if policy.scheduled else None
-    for end in (facts.work_ended_at, facts.keep_awake_until, _minimum(policy, facts), slept):
+    for end in (facts.last_active_at, facts.keep_awake_until, _minimum(policy, facts), slept):
         if end is not None and end <= now:
             yield end
 

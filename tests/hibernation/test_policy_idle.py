@@ -131,7 +131,7 @@ def test_a_policy_that_is_switched_off_never_hibernates() -> None:
 def test_work_is_activity_and_its_end_starts_the_window() -> None:
     found = verdict(POLICY, every_30_s(600), Facts(work=("job j_1",)), at(600))
     assert (found.idle, str(found.reason)) == (False, "work on it is not finished: job j_1")
-    ended = verdict(POLICY, every_30_s(600), Facts(work_ended_at=at(590)), at(600))
+    ended = verdict(POLICY, every_30_s(600), Facts(last_active_at=at(590)), at(600))
     assert (ended.idle, ended.since, ended.due_at) == (True, at(590), at(770))
 
 
@@ -212,7 +212,7 @@ facts_of = st.builds(
         awake_since=None if awake is None else at(awake),
         keep_awake_until=None if hold is None else at(hold),
         work=work,
-        work_ended_at=None if ended is None else at(ended),
+        last_active_at=None if ended is None else at(ended),
     ),
     st.none() | st.floats(-6000, 0),
     holds,
@@ -261,7 +261,7 @@ def test_idle_only_where_everything_since_then_was_seen_and_seen_idle(
     )
     marks = [found.since, *(moment.at for moment in seen), T0]
     assert all(later - earlier <= policy.silence for earlier, later in pairwise(marks))
-    for end in (facts.keep_awake_until, facts.work_ended_at):
+    for end in (facts.keep_awake_until, facts.last_active_at):
         assert end is None or found.since >= end
 
 
@@ -292,7 +292,7 @@ def test_judging_in_pieces_finds_the_same_stretch_as_judging_at_once(
     pieced = verdict(
         policy,
         [*([] if known else before[-1:]), *after],
-        Facts(facts.awake_since, facts.keep_awake_until, facts.work, facts.work_ended_at, known),
+        Facts(facts.awake_since, facts.keep_awake_until, facts.work, facts.last_active_at, known),
         T0,
     )
     assert pieced.idle == whole.idle
