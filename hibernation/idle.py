@@ -154,7 +154,7 @@ def verdict(policy: Policy, samples: Sequence[Reading], facts: Facts, now: datet
     if age > policy.silence:
         at, age_s, limit_s = _clock(newest.at, now), age.total_seconds(), policy.silence.total_seconds()
         return _active(because("awake_stale", at=at, age_s=age_s, limit_s=limit_s), now, samples=(newest,))
-    stale_at = newest.at + policy.silence
+    stale_at = _stale_at(policy, newest)
     busy = busy_reason(policy, newest)
     if busy is not None:
         seen = None if busy.code in UNKNOWN else newest.at
@@ -218,7 +218,7 @@ def _idle(policy: Policy, samples: Sequence[Reading], facts: Facts, now: datetim
     return Verdict(
         idle=True,
         reason=reason,
-        look_again_at=_look_again(now, due_at, samples[-1].at + policy.silence),
+        look_again_at=_look_again(now, due_at, _stale_at(policy, samples[-1])),
         since=since,
         due_at=due_at,
         samples=tuple(samples[first:]),
@@ -243,6 +243,11 @@ def _ends_of_holds(policy: Policy, facts: Facts, now: datetime) -> Iterator[date
     for end in (facts.last_active_at, facts.keep_awake_until, _minimum(policy, facts), slept):
         if end is not None and end <= now:
             yield end
+
+
+def _stale_at(policy: Policy, newest: Reading) -> datetime:
+    """The first moment at which the reading is too old."""
+    return newest.at + policy.silence + timedelta.resolution
 
 
 def _minimum(policy: Policy, facts: Facts) -> datetime | None:
