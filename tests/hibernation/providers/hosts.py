@@ -112,10 +112,14 @@ class LocalHost:
 
     def _end(self, number: signal.Signals) -> int:
         assert self.process is not None
-        self.process.send_signal(number)
-        code = self.process.wait(15)
-        self.process = None
-        return code
+        process, self.process = self.process, None
+        process.send_signal(number)
+        try:
+            return process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise
 
 
 def lives(identities: Mapping[int, str | None]) -> list[int]:

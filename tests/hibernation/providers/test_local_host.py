@@ -145,6 +145,29 @@ def test_an_agent_deaf_to_sigterm_is_killed_after_its_grace(make_host: Make) -> 
     assert lives(given["identities"]) == []
 
 
+@linux
+def test_a_box_that_does_not_end_at_all_is_killed(make_host: Make) -> None:
+    host = make_host(command=STAND_IN, grace_s=0.1).start()
+    ref = host.create("dm-1")
+    given = host.given(ref)
+    os.kill(parent_of(given["pid"]), signal.SIGSTOP)
+    host.provider.destroy(ref)
+    host.until_gone(ref)
+    assert lives(given["identities"]) == []
+
+
+def test_a_destroy_that_was_answered_is_done_even_if_the_host_is_killed(make_host: Make) -> None:
+    host = make_host(command=STAND_IN, boot_s=0.2, grace_s=0.5).start()
+    ref, stays = host.create("dm-1"), host.create("dm-2")
+    (host.box(ref) / "agent-state" / "stubborn").touch()  # so that it takes its whole grace to go
+    host.given(ref)
+    host.provider.destroy(ref)
+    host.kill()
+    host.start()
+    host.until_gone(ref)
+    assert {box.ref for box in host.provider.listing()} == {stays}
+
+
 def test_a_destroy_while_it_loads_takes_it_away(make_host: Make) -> None:
     host = make_host(boot_s=60).start()
     ref = host.create("dm-1")
