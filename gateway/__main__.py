@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import sys
+from dataclasses import replace
 
 from gateway.app import Gateway
 from gateway.settings import Settings, SettingsError, read
@@ -15,8 +16,8 @@ from gateway.settings import Settings, SettingsError, read
 log = logging.getLogger("gateway")
 
 WRONG_SETTINGS = 2
-FILES_BESIDE_CONNECTIONS = 600
-"""Descriptors that are not clients': to Django, to Redis, the log, the interpreter's own."""
+OTHER_FILES = 64
+"""Descriptors that are neither clients' nor Django's nor Redis': the log, the listener, the interpreter's own."""
 
 
 def main() -> int:
@@ -28,8 +29,7 @@ def main() -> int:
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
-    raise_file_limit(settings)
-    return asyncio.run(serve(settings))
+    return asyncio.run(serve(room_for(settings)))
 
 
 async def serve(settings: Settings) -> int:
@@ -44,7 +44,7 @@ async def serve(settings: Settings) -> int:
     except OSError as error:
         where = f"{settings.listen_host}:{settings.listen_port}"
         sys.stderr.write(
-            f"gateway: DORMOUSE_LISTEN {where} cannot be had: {error.strerror}; choose another\n"
+            f"gateway: DORMOUSE_LISTEN {where} cannot be had: {os.strerror(error.errno or 0)}; choose another\n"
         )
         await gateway.stop()
         return WRONG_SETTINGS
@@ -57,19 +57,21 @@ async def serve(settings: Settings) -> int:
     return 0
 
 
-def raise_file_limit(settings: Settings) -> None:
-    """Allow as many open files as the system lets us, and say so where that is fewer than connections are."""
+def room_for(settings: Settings) -> Settings:
+    """Allow as many open files as the system lets us. The same settings, with fewer connections where it must be."""
+    limits = settings.limits
+    beside = limits.web_connections + limits.redis_connections + OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = settings.limits.connections + settings.limits.web_connections + FILES_BESIDE_CONNECTIONS
-    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    allowed = limits.connections + beside
+    if hard != resource.RLIM_INFINITY:
+        allowed = min(allowed, hard)
     if soft != resource.RLIM_INFINITY and soft < allowed:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-    if allowed < wanted:
-        log.warning(
-            "%d connections are wanted, but %d open files are all that this process may have",
-            settings.limits.connections,
-            allowed,
-        )
+    room = max(1, allowed - beside)
+    if room >= limits.connections:
+        return settings
+    log.info("room for %d connections, not %d: the limit of open files is %d", room, limits.connections, hard)
+    return replace(settings, limits=replace(limits, connections=room))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Coroutine
 
-from aiohttp import web
+from aiohttp import HttpVersion10, web
 from aiohttp.web_protocol import RequestHandler
 from redis.exceptions import RedisError
 
@@ -31,7 +31,7 @@ from gateway.upstream import Reachability
 log = logging.getLogger("gateway")
 
 HEALTHZ = "/gateway/healthz"
-LAST_WORDS_S = 1.0
+LAST_WORDS_S = 0.5
 """After the drain: how long answers that are ready may still take to leave."""
 
 
@@ -118,6 +118,8 @@ class Gateway:
         return response
 
     async def _route(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.version < HttpVersion10:
+            raise Refused(400, "bad_request", "HTTP before 1.0", hint="speak HTTP/1.1", close=True)
         if request.method == "CONNECT":
             raise Refused(405, "method_not_allowed", "this is no proxy", hint="ask for a path", close=True)
         target = read_target(request.raw_path)

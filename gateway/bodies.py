@@ -65,9 +65,13 @@ class Body:
 
     async def _next(self) -> bytes:
         """The next bytes, or b"" at the end. Raises Refused, which is kept in `failure` too."""
+        content = self._request.content
         try:
-            async with asyncio.timeout(self._idle_s):
-                piece = await self._request.content.readany()
+            # Most bodies are here already; a timer for each would cost more than the reading.
+            piece = content.read_nowait()
+            if not piece and not content.at_eof():
+                async with asyncio.timeout(self._idle_s):
+                    piece = await content.readany()
         except TimeoutError:
             message = f"the request's body stood still for {self._idle_s:g} s"
             raise self._fail(

@@ -7,13 +7,14 @@ from typing import NamedTuple, cast
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from agent import wire
 from gateway import keys
 from gateway.answers import Refused
 
 CONNECT_TIMEOUT_S = 2.0
-ANSWER_TIMEOUT_S = 5.0
+ANSWER_TIMEOUT_S = 4.0
 AWAY_RETRY_AFTER_S = 2
 
 
@@ -26,19 +27,22 @@ class Posted(NamedTuple):
 
 
 class Broker:
-    """Every operation raises redis.exceptions.RedisError while Redis is away, after ANSWER_TIMEOUT_S at the most."""
+    """Every operation raises redis.exceptions.RedisError while Redis is away: at once where nobody listens, after
+    ANSWER_TIMEOUT_S (and, for a connection, CONNECT_TIMEOUT_S) where Redis is silent."""
 
     def __init__(self, url: str, *, connections: int) -> None:
-        # Blocking: a plain pool raises when many parked polls end at the same moment. One retry at once: after a
-        # restart of Redis the pool's sockets are stale. Nothing here is harmed by being done twice.
+        # Blocking: a plain pool raises when many parked polls end at the same moment. One retry at once, not after
+        # silence: after a restart of Redis the pool's sockets are stale. Nothing here is harmed by being done twice.
+        # No driver_info: it would cost a round trip for each connection, and a hung Redis a second timeout.
         pool = BlockingConnectionPool.from_url(
             url,
             max_connections=connections,
             timeout=ANSWER_TIMEOUT_S,
             socket_timeout=ANSWER_TIMEOUT_S,
             socket_connect_timeout=CONNECT_TIMEOUT_S,
-            retry=Retry(NoBackoff(), 1),
+            retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
             protocol=2,
+            driver_info=None,
         )
         self._redis = Redis.from_pool(pool)
 

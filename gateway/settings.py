@@ -52,8 +52,8 @@ class Limits:
     Each is set by DORMOUSE_GATEWAY_<NAME IN CAPITALS>.
     """
 
-    connections: int = _limit(20_000, low=16, high=1_000_000)
-    """Clients connected at once; one more is closed at once."""
+    connections: int = _limit(30_000, low=16, high=1_000_000)
+    """Clients connected at once; one more is closed at once. An agent keeps two, one for polls, one for the rest."""
     header_s: float = _limit(15, low=0.1, high=600)
     """From the first byte of a request's head to its last."""
     keepalive_s: float = _limit(75, low=1, high=3_600)

@@ -17,6 +17,9 @@ CLOCK_LEEWAY_S = 5.0
 
 TOKEN_LIMIT_CHARS = 4096
 
+REMEMBERED_TOKENS = 20_000
+"""Verified tokens kept, about 1 KiB each; one more, and all are verified anew as they come."""
+
 _REQUIRED = ("sub", "epoch", "aud", "exp", "iat")
 _decoder = jwt.PyJWT(
     {
@@ -43,6 +46,8 @@ class Tokens:
 
     def __init__(self, keys: Mapping[str, bytes]) -> None:
         self._keys = dict(keys)
+        # An agent shows the same token for a quarter of an hour; its signature is worth checking once.
+        self._verified: dict[str, dict[str, Any]] = {}
 
     def read(self, authorization: str | None, *, now: float) -> Claims:
         """The claims in an Authorization header. now: seconds since the epoch.
@@ -52,20 +57,32 @@ class Tokens:
         scheme, _, token = (authorization or "").strip().partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise _invalid("no bearer token in the Authorization header")
+        claims = self._verified.get(token)
+        if claims is None:
+            claims = self._verify(token)
+        _check_times(claims, now=now)
+        if len(self._verified) >= REMEMBERED_TOKENS:
+            self._verified.clear()
+        self._verified[token] = claims
+        return Claims(worker_id=claims["sub"], epoch=claims["epoch"])
+
+    def _verify(self, token: str) -> dict[str, Any]:
+        """The claims of a token that we signed, whatever the time."""
         if len(token) > TOKEN_LIMIT_CHARS:
             raise _invalid(f"the token is longer than {TOKEN_LIMIT_CHARS} characters")
         try:
             key = self._keys.get(jwt.get_unverified_header(token).get("kid", ""))
             if key is None:
                 raise _invalid("the token's key id (kid) is not one of ours")
-            claims = _decoder.decode(token, key, algorithms=[ALGORITHM], audience=wire.AUDIENCE)
+            claims: dict[str, Any] = _decoder.decode(
+                token, key, algorithms=[ALGORITHM], audience=wire.AUDIENCE
+            )
         except jwt.InvalidTokenError as error:
             raise _invalid(str(error)) from error
-        _check_times(claims, now=now)
         worker_id, epoch = claims["sub"], claims["epoch"]
         if not worker_id or isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
             raise _invalid("sub must be a worker id and epoch a whole number from 0")
-        return Claims(worker_id=worker_id, epoch=epoch)
+        return claims
 
 
 def _check_times(claims: dict[str, Any], *, now: float) -> None:

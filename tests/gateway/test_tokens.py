@@ -101,3 +101,25 @@ def test_key_id_that_is_no_text_is_refused_and_does_not_crash(kid: object) -> No
         .rstrip("=")
     )
     assert refusal(f"Bearer {forged}.{body}.{head}") == (401, "token_invalid")
+
+
+def test_remembered_token_still_expires_and_one_changed_letter_is_another_token() -> None:
+    tokens = Tokens({KID: KEY})
+    text = token("w_a", iat=1_000, exp=2_000)
+    for now in (1_500, 1_600):
+        assert tokens.read(f"Bearer {text}", now=now) == Claims("w_a", 1)
+    with pytest.raises(Refused) as caught:
+        tokens.read(f"Bearer {text}", now=3_000)
+    assert caught.value.code == "token_expired"
+    changed = text[:-5] + ("A" if text[-5] != "A" else "B") + text[-4:]
+    with pytest.raises(Refused) as caught:
+        tokens.read(f"Bearer {changed}", now=1_500)
+    assert caught.value.code == "token_invalid"
+
+
+def test_tokens_are_not_remembered_without_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.tokens.REMEMBERED_TOKENS", 10)
+    tokens = Tokens({KID: KEY})
+    for n in range(35):
+        tokens.read(f"Bearer {token(f'w_{n}')}", now=time.time())
+    assert len(tokens._verified) <= 10
