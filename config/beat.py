@@ -75,6 +75,7 @@ class LeasedScheduler(DatabaseScheduler):
             delay_s = super().tick(*args, **kwargs)
         except OperationalError as error:
             log.warning("beat=%s broker away, no ticks until it is back: %s", self.holder, error)
+            self._heap = None  # the entry at hand was taken out of it and never put back
             return 1.0
         return min(delay_s, self.lease_s / 3)
 

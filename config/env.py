@@ -10,7 +10,7 @@ import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import parse_qsl, quote, unquote
+from urllib.parse import parse_qsl, unquote
 
 from config.keyfile import Secrets, secrets_read
 from config.paths import VALKEY_SOCKET, data_dir, run_dir
@@ -147,13 +147,6 @@ def loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
-
-
-def postgres_url(parts: Postgres) -> str:
-    """The address again, for a child process."""
-    login = quote(parts.user, safe="") + (f":{quote(parts.password, safe='')}" if parts.password else "")
-    host = parts.host if not parts.host.startswith("/") else quote(parts.host, safe="")
-    return f"postgresql://{login}{'@' if login else ''}{host}{f':{parts.port}' if parts.port else ''}/{quote(parts.name)}"
 
 
 def _postgres(reader: Reader) -> Postgres | None:

@@ -14,7 +14,7 @@ from django.conf import settings as django_settings
 from tests.servers import valkey as valkey_server
 
 os.environ["DJANGO_SETTINGS_MODULE"] = "config.settings"
-"""For child processes; pytest-django has loaded `tests.settings` by now."""
+"""For child processes; pytest-django has loaded `tests.settings` by now (--ds in pyproject.toml outweighs this)."""
 
 
 DATABASE_FIXTURES = {"db", "transactional_db", "django_db_setup", "live_server"}
