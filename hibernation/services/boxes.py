@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from datetime import datetime, timedelta
-from typing import Any
 
 from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
-from pool.services import enrollment, workers
 
 from core.errors import TransitionRefused
 from core.ids import new_id
@@ -17,9 +14,10 @@ from core.reasons import Reason, because
 from core.transitions import advance, event_add
 from hibernation.models import Box, Instance, MachineBan
 from hibernation.providers import registry
-from hibernation.providers.base import BoxFacts, BoxSpec, Offer, Phase, Provider, ProviderAccount
+from hibernation.providers.base import BoxFacts, BoxSpec, Offer, Phase, Provider
 from hibernation.states import LIVE, BoxState
 from pool.models import Account
+from pool.services import enrollment, workers
 from snapshots.models import Snapshot
 from snapshots.states import SnapshotState
 
@@ -29,13 +27,11 @@ BAN_LIFE = timedelta(hours=24)
 SEEN_TWICE_S = 1.0
 """Absence counts when it was seen twice, this far apart: a provider's listing can lag behind itself."""
 
-ALARM_EVERY = timedelta(minutes=10)
-
 
 def provider_of(account: Account) -> Provider:
     """The account's provider. Raises ProviderRefused where its credentials cannot be read."""
-    credentials: dict[str, Any] = json.loads(account.credentials) if account.credentials else {}
-    return registry.provider(ProviderAccount(kind=account.kind, credentials=credentials))
+    ours = registry.ProviderSettings(data_dir=settings.DATA_DIR)
+    return registry.provider_for(account.kind, account.credentials, ours, account_id=account.pk)
 
 
 def box_live(instance: Instance) -> Box | None:

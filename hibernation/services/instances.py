@@ -15,6 +15,7 @@ from core.models import Chain
 from core.reasons import because
 from core.transitions import advance, event_add
 from hibernation.models import Instance
+from hibernation.providers.registry import provider_kinds
 from hibernation.services import policies
 from hibernation.services.hibernate import KIND as HIBERNATE
 from hibernation.services.hibernate import hibernation_stop
@@ -22,8 +23,6 @@ from hibernation.states import AWAKE, InstanceState
 from pool.models import Account
 from pool.services import workers
 from snapshots.models import Snapshot
-
-RENTED = (Account.Kind.VAST, Account.Kind.LOCAL)
 
 
 def instance_create(
@@ -42,10 +41,10 @@ def instance_create(
 ) -> Instance:
     """A new instance, and the chain that rents its first box. Invalid, with nothing written, where a field is wrong."""
     now = now or timezone.now()
-    if account.kind not in RENTED:
+    if account.kind not in provider_kinds():
         raise Invalid(
-            f"an account of {account.get_kind_display()} lends sessions, it rents no instances",
-            hint="use an account of vast.ai or of this machine",
+            f"nothing can be rented from an account of {account.get_kind_display()}",
+            hint=f"use an account of one of these kinds: {', '.join(sorted(provider_kinds()))}",
         )
     if account.owner_id != owner.pk:
         raise Invalid("the account belongs to somebody else", hint="use an account of your own")

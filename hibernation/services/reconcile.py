@@ -12,8 +12,8 @@ from core.reasons import because
 from core.transitions import advance, event_add
 from hibernation.models import Box, Instance
 from hibernation.providers.base import BoxFacts, Provider
+from hibernation.providers.registry import provider_kinds
 from hibernation.services import boxes
-from hibernation.services.instances import RENTED
 from hibernation.states import BoxState, InstanceState
 from pool.models import Account
 from snapshots.services.taking import verified_latest
@@ -25,8 +25,8 @@ SETTLED = timedelta(seconds=30)
 
 
 def accounts_to_reconcile() -> list[Account]:
-    """Accounts that rent, or still have boxes that may be billed."""
-    return list(Account.objects.filter(kind__in=RENTED).order_by("pk"))
+    """Accounts from which boxes can be rented."""
+    return list(Account.objects.filter(kind__in=provider_kinds()).order_by("pk"))
 
 
 def account_reconcile(account: Account, *, now: datetime) -> int:
