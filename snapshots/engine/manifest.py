@@ -105,6 +105,8 @@ class Manifest:
             raise ManifestRefused(
                 f"segment {segment.segment_id.hex()[:16]} is missing from the store"
             ) from None
+        except ObjectTooLong:
+            refuse(f"segment {segment.segment_id.hex()[:16]} is longer than the root says")
         return decode_segment(
             stored,
             kind=kind,

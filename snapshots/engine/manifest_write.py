@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
+
+from blake3 import blake3
 
 from snapshots.engine.entry import Entry, TreeRules, parse_entry
 from snapshots.engine.fields import unpack_stream
@@ -19,6 +20,7 @@ from snapshots.engine.root import EntrySegment, PackSegment, Root, TotalsCounter
 from snapshots.engine.upload import Uploader
 
 ENTRIES_MIN, ENTRIES_MAX, ENTRIES_EVERY = 1_024, 16_384, 4_096
+"""Segments end, by chance of the path, about every 4,096 entries: a new file then moves no other segment's edge."""
 SEGMENT_BYTES = 8 * MIB
 CHUNK_ROWS_MIN, CHUNK_ROWS_MAX = 4_096, 16_384
 """A segment of pack records with fewer rows is written anew together with new ones, so that small ones do not pile up."""
@@ -38,8 +40,11 @@ class Snapshot(NamedTuple):
 
 
 class Written(NamedTuple):
+    """objects: everything that was uploaded, packs included, `plan` (the root) last."""
+
     root: Root
     plan: ObjectPlan
+    objects: tuple[ObjectPlan, ...]
 
 
 def write_manifest(snapshot: Snapshot, *, owner_key: OwnerKey, uploader: Uploader, limits: Limits) -> Written:
@@ -66,7 +71,6 @@ def write_manifest(snapshot: Snapshot, *, owner_key: OwnerKey, uploader: Uploade
         raw = b"".join(record.encode() for record in records)
         columns = _send(KIND_PACKS, raw, reused, snapshot.owner_id, owner_key, uploader)
         pack_segments.append(PackSegment(*columns, len(records), sum(record.chunks for record in records)))
-    uploader.join()
     root = Root(
         owner_id=snapshot.owner_id,
         snapshot_id=snapshot.snapshot_id,
@@ -82,9 +86,7 @@ def write_manifest(snapshot: Snapshot, *, owner_key: OwnerKey, uploader: Uploade
     stored = encode_root(root.encode(), owner_key)
     key = root_key(snapshot.owner_id, snapshot.snapshot_id)
     plan = ObjectPlan(key, len(stored), hashlib.sha256(stored).hexdigest())
-    uploader.put(plan, stored)
-    uploader.join()
-    return Written(root, plan)
+    return Written(root, plan, uploader.put_last(plan, stored))
 
 
 Columns = tuple[bytes, bytes, int, int]
@@ -128,12 +130,16 @@ def _cut_entries(entries: Iterable[Entry]) -> Iterator[tuple[bytes, int, bytes]]
         first = first if parts else entry.path
         parts.append(entry.encode())
         size += len(parts[-1])
-        at_mark = len(parts) >= ENTRIES_MIN and zlib.crc32(entry.path) % ENTRIES_EVERY == 0
+        at_mark = len(parts) >= ENTRIES_MIN and _is_mark(entry.path)
         if at_mark or len(parts) >= ENTRIES_MAX or size >= SEGMENT_BYTES:
             yield b"".join(parts), len(parts), first
             parts, size = [], 0
     if parts:
         yield b"".join(parts), len(parts), first
+
+
+def _is_mark(path: bytes) -> bool:
+    return int.from_bytes(blake3(path).digest(4), "little") % ENTRIES_EVERY == 0
 
 
 def _live_packs(snapshot: Snapshot) -> tuple[list[tuple[PackSegment, list[PackRecord]]], list[PackRecord]]:

@@ -86,12 +86,12 @@ def restore(
             control.phase("restore", bytes_total=root.totals.logical_bytes, files_total=root.totals.files)
             job.run(entries)
             control.phase("finish", files_total=len(entries))
-            _finish(writer, root.top, entries, control)
+            _finish(writer, entries, control)
         restored_id = content_id(root.top, entries, OwnerKey(owner_key))
         if restored_id != root.content_id:
             raise ManifestRefused("the entries do not make the content id that the root names")
         control.check()
-        staging.publish()
+        staging.publish(lambda fd: writer.finish_open_folder(fd, root.top))
     except OSError as error:
         staging.abandon()
         raise RestoreFailed(_why(error, staging)) from error
@@ -225,7 +225,7 @@ def _is_one_chunk(entry: Entry) -> bool:
     return len(entry.extents) == 1 and entry.extents[0][0] is not None
 
 
-def _finish(writer: TreeWriter, top: Entry, entries: list[Entry], control: Control) -> None:
+def _finish(writer: TreeWriter, entries: list[Entry], control: Control) -> None:
     """Links and special files once all bytes are written, a look at everything, folders' metadata from the inside out."""
     by_path = {entry.path: entry for entry in entries if entry.kind is not Kind.FOLDER}
     for entry in entries:
@@ -244,7 +244,6 @@ def _finish(writer: TreeWriter, top: Entry, entries: list[Entry], control: Contr
         if entry.kind is Kind.FOLDER:
             writer.finish_folder(entry)
             control.done(files=1)
-    writer.finish_folder(top)
 
 
 def _check_room(staging: Staging, entries: list[Entry]) -> None:

@@ -111,7 +111,9 @@ class TreeWriter:
 
     def finish_folder(self, entry: Entry) -> None:
         """After everything inside, and all folders inside, are finished."""
-        fd = self._root.folder(entry.path)
+        self.finish_open_folder(self._root.folder(entry.path), entry)
+
+    def finish_open_folder(self, fd: int, entry: Entry) -> None:
         self._finish(fd, entry)
         self._compare(entry, os.fstat(fd))
 

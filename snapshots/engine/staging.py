@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from snapshots.engine.beneath import FOLDER_FLAGS
@@ -37,6 +39,10 @@ class Staging:
                 clear(self.fd)
             except BaseException:
                 os.close(self.fd)
+                with contextlib.suppress(
+                    OSError
+                ):  # only if it is empty: what a killed restore left stays for the next
+                    self.path.rmdir()
                 raise
         except OSError as error:
             raise RestoreRefused(f"cannot prepare {self.path}: {error.strerror or error}") from error
@@ -46,12 +52,17 @@ class Staging:
         facts = os.fstatvfs(self.fd)
         return facts.f_bavail * facts.f_frsize if facts.f_blocks else None
 
-    def publish(self) -> None:
-        """Let the finished tree appear as the target. Raises RestoreFailed; the target is then as it was."""
+    def publish(self, finish_top: Callable[[int], None]) -> None:
+        """Let the finished tree appear as the target. Raises RestoreFailed; the target is then as it was.
+
+        finish_top(fd) gives the top folder its metadata: the staging folder's, or the mount point's once everything is in it.
+        """
         try:
             if self._inside:
                 self._move_up()
+                _with_folder(self.target, finish_top)
             else:
+                finish_top(self.fd)
                 os.rename(self.path, self.target)
         except OSError as error:
             why = (
@@ -149,6 +160,14 @@ def clear(fd: int) -> None:
         finally:
             os.close(below)
         os.rmdir(name, dir_fd=fd)
+
+
+def _with_folder(path: Path, act: Callable[[int], None]) -> None:
+    fd = os.open(path, FOLDER_FLAGS)
+    try:
+        act(fd)
+    finally:
+        os.close(fd)
 
 
 def _inode(path: Path) -> tuple[int, int] | None:

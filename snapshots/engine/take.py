@@ -69,7 +69,8 @@ def take(
 
     parent: an earlier snapshot of the same owner (manifest.load_manifest); what its packs hold is not uploaded again.
     Raises FileChanging, FileUnreadable or SnapshotRefused (each names the file), Cancelled, and the remote's StoreError.
-    Whatever it raises, no root was written: what was uploaded is unreferenced and retention removes it.
+    No root was written then, and what was uploaded is unreferenced: retention removes it. (Only a StoreError from sending the
+    root itself leaves open whether it arrived; such a snapshot was never announced and is never verified.)
     """
     began = time.monotonic()
     key = OwnerKey(owner_key)
@@ -93,7 +94,6 @@ def take(
             written = write_manifest(snapshot, owner_key=key, uploader=uploader, limits=limits)
         except ManifestRefused as error:
             raise SnapshotRefused(b"", f"this tree is beyond what a snapshot can hold: {error}") from error
-        objects = tuple(uploader.join())
     control.finish()
     totals = written.root.totals
     taken = Taken(
@@ -104,10 +104,10 @@ def take(
         entries=totals.entries,
         files=totals.files,
         logical_bytes=totals.logical_bytes,
-        stored_bytes=sum(plan.length for plan in objects),
+        stored_bytes=sum(plan.length for plan in written.objects),
         referenced_bytes=totals.stored_bytes,
         new_packs=len(packs),
-        new_objects=objects,
+        new_objects=written.objects,
         warnings=tuple(warnings),
         seconds=time.monotonic() - began,
     )

@@ -26,10 +26,19 @@ class Uploader:
         self._budget.acquire(plan.length)
         self._pool.submit(self._put, plan, data)
 
-    def join(self) -> list[ObjectPlan]:
-        """Everything that the store has acknowledged so far, after waiting for what is on its way."""
+    def join(self) -> None:
+        """Wait until everything has been acknowledged."""
         self._pool.join()
-        return list(self._sent)
+
+    def put_last(self, plan: ObjectPlan, data: bytes) -> tuple[ObjectPlan, ...]:
+        """Send what makes all the rest count, after all the rest. Returns everything that was sent.
+
+        In the caller's thread, and with no look at cancellation afterwards: whoever is told "stopped" must be right.
+        """
+        self.join()
+        self._remote.put(plan, data)
+        self._control.done(stored=plan.length)
+        return (*self._sent, plan)
 
     def _put(self, plan: ObjectPlan, data: bytes) -> None:
         try:
