@@ -63,8 +63,9 @@ def intake_drain(*, now: datetime | None = None, batch: int = BATCH) -> int:
     size = batch
     for _ in range(BATCHES):
         moment = now or timezone.now()
+        asked = size
         try:
-            page = page_read(limit=size)
+            page = page_read(limit=asked)
         except redis.RedisError as error:
             log.warning("broker away, status posts wait: %s", error)
             break
@@ -87,7 +88,7 @@ def intake_drain(*, now: datetime | None = None, batch: int = BATCH) -> int:
                 continue
         page_trim(page)
         taken += page.looked_at
-        if page.looked_at < size:
+        if page.looked_at < asked:
             break
     return taken
 

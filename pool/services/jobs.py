@@ -86,6 +86,7 @@ def job_take(job: Job, candidate: Candidate, *, now: datetime) -> Dispatch | Non
                 return None
             reason = because("job_chosen", worker=worker.name, percent=candidate.reading.percent)
             number = job.attempt + 1
+            advance(job, JobState.DISPATCHED, reason=reason, now=now, fence=number)
             dispatch = dispatch_create(
                 worker=worker,
                 kind=Dispatch.Kind.JOB,
@@ -95,7 +96,6 @@ def job_take(job: Job, candidate: Candidate, *, now: datetime) -> Dispatch | Non
                 number=number,
                 slot=slot,
             )
-            advance(job, JobState.DISPATCHED, reason=reason, now=now, fence=number)
             Choice.objects.update_or_create(
                 tenant_id=job.owner_id, worker=worker, defaults={"chosen_at": now}
             )
