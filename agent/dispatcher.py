@@ -15,6 +15,7 @@ from agent.backoff import Backoff
 from agent.client import Client, Refused, Unreachable, post_until_answered
 from agent.hold import Halt, Hold
 from agent.journal import Entry, Journal
+from agent.redact import redact
 from agent.session import Ending, boot_clock_s, boot_id
 from agent.wire import Claimed, FinishPost
 
@@ -155,7 +156,7 @@ class Dispatcher:
             finish = work.run(hold, entry)
         except Exception as error:
             log.exception("dispatch=%s the agent failed", entry.dispatch_id)
-            reason = f"the agent failed: {type(error).__name__}"
+            reason = f"the agent failed: {type(error).__name__}: {redact(str(error))}"[:500]
             finish = FinishPost(fence=hold.claim.fence, outcome="failed", reason=reason)
         if finish is None:
             self._close(hold)

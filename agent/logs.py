@@ -17,7 +17,7 @@ CHUNK_BYTES = wire.LOG_CHUNK_LIMIT_BYTES * 11 // 16
 """Raw bytes of one post: as base64, with the JSON around it, it stays under the limit."""
 INTERVAL_S = 0.25
 """At most four posts a second and run; a backlog goes in bigger pieces, not in more of them."""
-STUCK_AFTER = 20
+STUCK_AFTER = 8
 """Answers in a row that do not move the offset; then shipping stops rather than going round for ever."""
 
 

@@ -22,7 +22,8 @@ from snapshots.engine.store.base import SignedRequest, StoreRefused
 log = logging.getLogger("agent.snapshotting")
 
 PROGRESS_EVERY_S = 0.5
-PROGRESS_AT_LEAST_EVERY_S = 10.0
+PROGRESS_AT_LEAST_EVERY_S = 1.0
+"""Also where nothing moves: the answer may say that somebody has cancelled."""
 
 
 class Line:

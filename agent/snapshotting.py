@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ from agent.wire import FinishPost, PutWish, SnapshotTerms
 from snapshots.engine.errors import Cancelled, EngineError
 from snapshots.engine.manifest import Manifest, load_manifest
 from snapshots.engine.remote import PresignedRemote
-from snapshots.engine.restore import restore
+from snapshots.engine.restore import Restored, restore
 from snapshots.engine.take import Taken, take
 
 log = logging.getLogger("agent.snapshotting")
@@ -50,10 +49,10 @@ class SnapshotWork:
             return _failed(
                 hold, f"there is no workspace to snapshot at {self._workspace or '(no --workspace given)'}"
             )
-        line = Line(self._client, hold, verb="plan", backoff_cap_s=self._backoff_cap_s)
-        return _concluded(hold, partial(self._take, hold, line, self._workspace))
+        return _concluded(hold, partial(self._take, hold, self._workspace))
 
-    def _take(self, hold: Hold, line: Line, workspace: Path) -> FinishPost:
+    def _take(self, hold: Hold, workspace: Path) -> FinishPost:
+        line = Line(self._client, hold, verb="plan", backoff_cap_s=self._backoff_cap_s)
         try:
             terms = line.terms()
         except Refused as error:
@@ -76,6 +75,8 @@ class SnapshotWork:
                 progress=teller.tell,
                 cancelled=lambda: hold.halt is not None,
             )
+        if hold.halt is not None:
+            raise Cancelled("stopped before it was committed")
         self._commit(hold, line, taken)
         for warning in taken.warnings:
             log.warning("dispatch=%s %s", hold.claim.dispatch_id, warning)
@@ -144,31 +145,20 @@ class RestoreWork:
             return _failed(
                 hold, "this worker was started without --workspace, there is no place to restore to"
             )
-        line = Line(self._client, hold, verb="restore-plan", backoff_cap_s=self._backoff_cap_s)
-        return _concluded(hold, partial(self._restore, hold, line, self._workspace))
+        return _concluded(hold, partial(self._restore, hold, self._workspace))
 
-    def _restore(self, hold: Hold, line: Line, workspace: Path) -> FinishPost:
+    def _restore(self, hold: Hold, workspace: Path) -> FinishPost:
+        line = Line(self._client, hold, verb="restore-plan", backoff_cap_s=self._backoff_cap_s)
         terms = line.terms()
         note = read_json(self._note) or {}
         wanted = {"content_id": terms.content_id, "workspace": os.fspath(workspace)}
         ours = terms.content_id is not None and all(note.get(name) == value for name, value in wanted.items())
-        if ours and note.get("result"):
+        if ours and note.get("result") and workspace.is_dir():
             log.info(
                 "dispatch=%s is restored already content_id=%s", hold.claim.dispatch_id, terms.content_id
             )
             return FinishPost(fence=hold.claim.fence, outcome="succeeded", result=note["result"])
-        aside = _put_aside(workspace) if ours and _holds_something(workspace) else None
-        write_json(self._note, wanted)
-        with Teller(self._client, hold) as teller:
-            restored = restore(
-                workspace,
-                remote=line.remote(),
-                owner_key=terms.owner_key_bytes(),
-                root_key=terms.root_key,
-                expected_content_id=terms.content_id,
-                progress=teller.tell,
-                cancelled=lambda: hold.halt is not None,
-            )
+        restored = self._begun(hold, line, terms, workspace, was_begun=ours and not note.get("result"))
         for warning in restored.warnings:
             log.warning("dispatch=%s %s", hold.claim.dispatch_id, warning)
         result = {
@@ -179,9 +169,34 @@ class RestoreWork:
             "seconds": round(restored.seconds, 3),
         }
         write_json(self._note, {**wanted, "content_id": restored.content_id, "result": result})
-        if aside is not None:
-            shutil.rmtree(aside, ignore_errors=True)
         return FinishPost(fence=hold.claim.fence, outcome="succeeded", result=result)
+
+    def _begun(
+        self, hold: Hold, line: Line, terms: SnapshotTerms, workspace: Path, *, was_begun: bool
+    ) -> Restored:
+        """The note "begun" is on disk only while a restore into an empty workspace is under way, or after a crash."""
+        if was_begun and _holds_something(workspace):
+            # It was empty when an earlier agent began and died: complete or not, nobody was told. Done again, beside it.
+            _put_aside(workspace)
+        if not _holds_something(workspace):
+            write_json(self._note, {"content_id": terms.content_id, "workspace": os.fspath(workspace)})
+        try:
+            return self._once(hold, line, terms, workspace)
+        except BaseException:
+            self._note.unlink(missing_ok=True)
+            raise
+
+    def _once(self, hold: Hold, line: Line, terms: SnapshotTerms, workspace: Path) -> Restored:
+        with Teller(self._client, hold) as teller:
+            return restore(
+                workspace,
+                remote=line.remote(),
+                owner_key=terms.owner_key_bytes(),
+                root_key=terms.root_key,
+                expected_content_id=terms.content_id,
+                progress=teller.tell,
+                cancelled=lambda: hold.halt is not None,
+            )
 
 
 def _concluded(hold: Hold, work: Callable[[], FinishPost]) -> FinishPost | None:
@@ -225,9 +240,8 @@ def _holds_something(folder: Path) -> bool:
     return folder.is_dir() and any(folder.iterdir())
 
 
-def _put_aside(workspace: Path) -> Path:
-    """An earlier agent died while or just after it restored this: nobody knows whether it was told "complete", so it is done again."""
+def _put_aside(workspace: Path) -> None:
+    """Renamed, never removed: what lies there may be somebody's."""
     aside = workspace.with_name(f"{workspace.name}.unfinished-{secrets.token_hex(4)}")
     workspace.rename(aside)
     log.warning("workspace of an unfinished restore put aside as %s", aside.name)
-    return aside

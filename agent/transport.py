@@ -6,6 +6,8 @@ as they are (ADR 0001). Delivery is at most once: a doorbell that is lost is run
 
 from __future__ import annotations
 
+import base64
+import json
 import logging
 import time
 from collections.abc import Callable
@@ -77,6 +79,11 @@ class QueuePoll:
         except Refused as error:
             raise self._no_line(error, None) from error
         self._backoff.reset()
+        if message is not None and not _is_message(message):
+            log.error(
+                "queue held something that is no Celery message, dropped: fields %s", sorted(message)[:10]
+            )
+            return None
         if message is None and time.monotonic() - asked_s < EMPTY_TOO_SOON_S:
             time.sleep(1.0)
         return message
@@ -86,6 +93,22 @@ class QueuePoll:
         log.warning("queue cannot be read, again in %.1f s: %s", wait_s, error)
         time.sleep(wait_s)
         return ConnectionError(str(error))
+
+
+def _is_message(message: dict[str, Any]) -> bool:
+    """Would kombu and Celery get as far as looking at the task's name? What they trip over would end the worker."""
+    try:
+        properties, body = message["properties"], message["body"]
+        if properties.get("body_encoding") == "base64":
+            body = base64.b64decode(body, validate=True)
+        return bool(
+            properties["delivery_tag"]
+            and isinstance(message["headers"], dict)
+            and message["content-type"] == "application/json"
+            and isinstance(json.loads(body), list)
+        )
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return False
 
 
 class Channel(virtual.Channel):

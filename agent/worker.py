@@ -62,7 +62,8 @@ def build_app(
         """A doorbell. It only hands the id on: what it is about is asked over HTTPS."""
         on_ring(str(dispatch_id))
 
-    app.task(name=wire.TASK_RING)(ring)
+    # Not shared: the worker is built anew when the transport changes, and its task with it.
+    app.task(name=wire.TASK_RING, shared=False)(ring)
     return app
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,7 +50,7 @@ class SimulatedProbe:
             Gpu(
                 index=0,
                 name=str(control.get("name", "Simulated GPU")),
-                util=float(util) if _is_number(util) else None,
+                util=min(100.0, max(0.0, float(util))) if _is_number(util) else None,
                 mem_used_bytes=int(total * 0.8) if working and _is_number(total) else 0,
                 mem_total_bytes=int(total) if _is_number(total) else None,
             ),
@@ -57,4 +58,4 @@ class SimulatedProbe:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

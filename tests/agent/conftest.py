@@ -77,6 +77,12 @@ class AgentProcess:
         http.close()
         return self
 
+    def enrolled_again(self) -> AgentProcess:
+        """As `enrolled`, where the token of the first box has been used."""
+        assert self.plane is not None
+        self.plane.join_tokens["join-1"] = ""
+        return self.enrolled()
+
     def log(self) -> str:
         return self.output.read_text(errors="replace")
 

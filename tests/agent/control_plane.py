@@ -10,6 +10,7 @@ import base64
 import json
 import re
 import socket
+import ssl
 import threading
 import time
 import uuid
@@ -72,14 +73,15 @@ class ControlPlane:
         self.extra: Callable[[str, str, dict[str, Any]], tuple[int, dict[str, Any]] | None] | None = None
         self.raw: Callable[[BaseHTTPRequestHandler], bool] | None = None
         self.requests: list[str] = []
-        self._server: ThreadingHTTPServer | None = None
+        self.tls: ssl.SSLContext | None = None
+        self._server: _Server | None = None
         self._port = 0
 
     # -- what a test does -------------------------------------------------------------------------
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._port}"
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self._port}"
 
     def open(self) -> None:
         plane = self
@@ -88,7 +90,9 @@ class ControlPlane:
             control_plane = plane
 
         self._server = _Server(("127.0.0.1", self._port), Handler)
-        self._port = self._server.server_address[1]
+        if self.tls is not None:
+            self._server.socket = self.tls.wrap_socket(self._server.socket, server_side=True)
+        self._port = int(self._server.server_address[1])
         threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
         ).start()
@@ -296,6 +300,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def _is_there(self) -> bool:
+        if isinstance(self.connection, ssl.SSLSocket):
+            return True
         try:
             return self.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
         except BlockingIOError:
