@@ -11,6 +11,7 @@ import sys
 from dataclasses import replace
 
 from gateway.app import Gateway
+from gateway.logs import log_to_stderr
 from gateway.settings import Settings, SettingsError, read
 
 log = logging.getLogger("gateway")
@@ -26,9 +27,7 @@ def main() -> int:
     except SettingsError as error:
         sys.stderr.writelines(f"gateway: {sentence}\n" for sentence in error.sentences)
         return WRONG_SETTINGS
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
+    log_to_stderr(settings.log_format)
     return asyncio.run(serve(room_for(settings)))
 
 

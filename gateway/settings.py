@@ -76,7 +76,8 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """agent_keys: key id -> HS256 key, the current one first. redis_url: a form that redis-py reads."""
+    """agent_keys: key id -> HS256 key, the current one first. redis_url: a form that redis-py reads.
+    log_format: text or json."""
 
     listen_host: str
     listen_port: int
@@ -84,6 +85,7 @@ class Settings:
     redis_url: str
     agent_keys: Mapping[str, bytes]
     trusted_proxies: int = 0
+    log_format: str = "text"
     limits: Limits = field(default_factory=Limits)
 
 
@@ -103,6 +105,7 @@ def read(environ: Mapping[str, str]) -> Settings:
     redis_url = take(_redis_url, "REDIS_URL")
     agent_keys = take(_agent_keys, "DORMOUSE_AGENT_KEYS")
     trusted_proxies = take(_count, "DORMOUSE_TRUSTED_PROXIES", "0")
+    log_format = take(_log_format, "LOG_FORMAT", "text")
     limits: dict[str, Any] = {}
     for limit in fields(Limits):
         name = f"DORMOUSE_GATEWAY_{limit.name.upper()}"
@@ -116,6 +119,7 @@ def read(environ: Mapping[str, str]) -> Settings:
         or not redis_url
         or not agent_keys
         or trusted_proxies is None
+        or log_format is None
     ):
         raise SettingsError(wrong)
     return Settings(
@@ -125,6 +129,7 @@ def read(environ: Mapping[str, str]) -> Settings:
         redis_url=redis_url,
         agent_keys=agent_keys,
         trusted_proxies=trusted_proxies,
+        log_format=log_format,
         limits=Limits(**limits),
     )
 
@@ -203,6 +208,12 @@ def _key(encoded: str, kid: str) -> bytes:
     if len(key) < AGENT_KEY_MIN_BYTES:
         raise ValueError(f"has a key {kid!r} of {len(key)} bytes: at least {AGENT_KEY_MIN_BYTES} are needed")
     return key
+
+
+def _log_format(text: str) -> str:
+    if text not in ("text", "json"):
+        raise ValueError(f"must be text or json, not {text!r}")
+    return text
 
 
 def _count(text: str) -> int:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import re
 import signal
 import socket
@@ -142,6 +143,17 @@ def test_polls_and_posts_are_counted_not_logged(
     assert re.search(
         r"polls=3 delivered=0 returned=0 posts=3 passed=0 refused: 401_token_invalid=1", gateway.log[-1]
     )
+
+
+def test_log_lines_are_json_where_that_is_asked_for(
+    make_gateway: Callable[..., GatewayProcess], web: Web
+) -> None:
+    gateway = make_gateway(LOG_FORMAT="json")
+    gateway.request("GET", '/echo/"quoted"')
+    assert gateway.end() == 0
+    lines = [json.loads(line) for line in gateway.log]
+    assert [line["message"].split()[0] for line in lines if line["logger"] == "gateway.access"] == ["GET"]
+    assert all(set(line) == {"at", "level", "logger", "message", "process"} for line in lines)
 
 
 def refused(port: int) -> bool:
