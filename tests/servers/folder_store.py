@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from snapshots.engine.store.folder import FolderStore
@@ -15,6 +17,15 @@ from snapshots.engine.store.folder_http import Reply, respond
 
 SIGNING_KEY = b"tests sign with this"
 Hook = Callable[[str, str], Reply | None]
+
+
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 128
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that hangs up is no news; anything else is shown."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 @contextmanager
@@ -55,7 +66,7 @@ def serve_folder(root: Path, *, before: Hook | None = None) -> Iterator[FolderSt
         def log_message(self, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = _Server(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     store = FolderStore(root, base_url=f"http://127.0.0.1:{server.server_port}", signing_key=SIGNING_KEY)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
