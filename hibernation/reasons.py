@@ -24,6 +24,11 @@ register(
         # the verdict: idle
         "idle_counting": "GPU {util:.1f} % below {threshold:g} % since {since}, hibernates at {due}",
         "idle_over": "GPU {util:.1f} % below {threshold:g} % since {since} UTC, for all of {minutes:g} minutes",
+        # what happens next
+        "next_hibernate": "hibernates at {at} unless somebody uses it",
+        "next_sleep": "its schedule puts it to sleep at {at}",
+        "next_wake": "its schedule wakes it at {at}",
+        "next_delete": "counts as deleted from {at} on; its snapshot stays and can be woken",
         # policies
         "config_changed": "{by} changed its configuration",
         "policy_changed": "{by} changed the policy of {scope}",
