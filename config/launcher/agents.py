@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from config.launcher.plan import Plan, without_ours
 from config.launcher.processes import Program, Stage, Supervisor
+from hibernation.providers.local import local_folder
 
 LOCAL_HOST = "hibernation.providers.local_host"
 TOKEN_LIMIT_S = 60.0
 
 
-def local_host(plan: Plan) -> Program | None:
-    """The process that keeps the local provider's boxes; None where that provider is not installed."""
-    if importlib.util.find_spec(LOCAL_HOST) is None:
-        return None
-    command = [sys.executable, "-m", LOCAL_HOST, str(plan.env.data_dir / "local")]
+def local_host(plan: Plan) -> Program:
+    """The process that keeps the local provider's boxes."""
+    command = [sys.executable, "-m", LOCAL_HOST, str(local_folder(plan.env.data_dir))]
     return Program(name="local-host", command=command, env=_env(plan), stage=Stage.AGENTS)
 
 
@@ -28,14 +27,20 @@ def local_agents(plan: Plan, supervisor: Supervisor) -> list[Program]:
     folders = {name: plan.env.data_dir / "agents" / name for name in names}
     new = [name for name, folder in folders.items() if not folder.is_dir()]
     tokens = dict(zip(new, _enrollment_tokens(plan, supervisor, names=new), strict=True))
-    return [_agent(plan, name, folder, tokens.get(name, "")) for name, folder in folders.items()]
+    return [
+        agent_program(plan, name=name, folder=folder, token=tokens.get(name, ""))
+        for name, folder in folders.items()
+    ]
 
 
-def _agent(plan: Plan, name: str, folder: Path, token: str) -> Program:
+def agent_program(
+    plan: Plan, *, name: str, folder: Path, token: str, provider: str = "local", extra: Sequence[str] = ()
+) -> Program:
+    """An agent with simulated GPUs. folder: its identity and journal; token: empty where it has joined before."""
     # The token goes by the environment: a process list is public.
     env = _env(plan) | {"DORMOUSE_URL": plan.local_url, "DORMOUSE_JOIN_TOKEN": token}
-    command = [sys.executable, "-m", "agent", "run", "--name", name, "--provider", "local",
-               "--probe", "simulated", "--state-dir", str(folder)]  # fmt: skip
+    command = [sys.executable, "-m", "agent", "run", "--name", name, "--provider", provider,
+               "--probe", "simulated", "--state-dir", str(folder), *extra]  # fmt: skip
     return Program(name=name, command=command, env=env, stage=Stage.AGENTS, server=False)
 
 

@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from types import FrameType
 
@@ -46,13 +47,23 @@ def _guard(work: Callable[[], int], front: int) -> None:
     try:
         os.setsid()
         adopt_orphans()
+        for number in STOP_SIGNALS:
+            signal.signal(number, _exit)  # until `work` has a better answer
         die_with_parent(signal.SIGTERM, parent=front)
         code = work()
     finally:
+        # Nothing leaves this process but by _exit, so an error must be shown here.
+        if isinstance(sys.exc_info()[1], Exception):
+            traceback.print_exc()
         sys.stdout.flush()
         sys.stderr.flush()
         kill_descendants()
         os._exit(code)
+
+
+def _exit(number: int, frame: FrameType | None) -> None:
+    """By an exception, so that the `finally` above still runs."""
+    raise SystemExit(128 + number)
 
 
 def _wait_for(guard: int) -> int:

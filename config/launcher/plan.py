@@ -81,7 +81,7 @@ class Plan:
             "web", "-m", "gunicorn", "config.wsgi:application",
             "--bind", f"unix:{self.web_socket}", "--umask", "63",  # 0o077: the socket is ours alone
             "--worker-class", "gthread", "--workers", str(WEB_WORKERS), "--threads", str(WEB_THREADS),
-            "--graceful-timeout", "8", "--timeout", "60", "--no-control-socket", "--log-level", "warning",
+            "--graceful-timeout", "8", "--timeout", "60", "--preload", "--no-control-socket", "--log-level", "warning",
         )  # fmt: skip
 
     def gateway(self) -> Program:
