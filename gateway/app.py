@@ -35,6 +35,9 @@ LAST_WORDS_S = 0.5
 """After the drain: how long answers that are ready may still take to leave."""
 
 
+CANCEL_AGAIN_S = 0.05
+
+
 class Gateway:
     """start(), then stop() once. Needs neither Redis nor Django to start, and finds both again by itself."""
 
@@ -89,9 +92,7 @@ class Gateway:
             log.warning("%d requests did not finish in time and were cut off", len(self._busy))
         await self._server.shutdown(LAST_WORDS_S)
         await self._polls.settle()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*map(_end, self._tasks))
         await self._passthrough.close()
         with contextlib.suppress(RedisError, OSError):
             await self._broker.close()
@@ -152,3 +153,11 @@ class Gateway:
                 "parked_polls": self._lobby.parked,
             }
         )
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    """Cancel until it has ended. Once may not do: redis-py sends within asyncio.wait_for, which on Python 3.11 forgets
+    a cancellation that comes as the sending finishes (python/cpython issue 86296)."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=CANCEL_AGAIN_S)

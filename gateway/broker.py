@@ -90,6 +90,7 @@ def subscription_client(url: str) -> Redis:
         socket_connect_timeout=CONNECT_TIMEOUT_S,
         retry=Retry(NoBackoff(), 0),
         protocol=2,
+        driver_info=None,
     )
 
 

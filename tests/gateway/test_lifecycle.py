@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import re
@@ -13,8 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.gateway.harness import AGENT_KEYS, ROOT, ControlPlane, GatewayProcess, token, until
+from gateway.app import Gateway
+from gateway.settings import Settings, Upstream
+from tests.gateway.harness import AGENT_KEYS, KEY, KID, ROOT, ControlPlane, GatewayProcess, token, until
 from tests.gateway.web import Web
+from tests.servers import valkey
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -78,6 +82,28 @@ def test_request_that_does_not_finish_is_cut_off_after_the_drain(
         with pytest.raises((http.client.HTTPException, ConnectionError)):
             held.result()
     assert any("1 requests did not finish" in line for line in gateway.log)
+
+
+def test_end_does_not_hang_whatever_the_start_was_doing(broker: valkey.Valkey, web: Web) -> None:
+    """Ends after 0, 1, 2 … turns of the loop: while connecting to Redis, subscribing, and so on."""
+    settings = Settings(
+        listen_host="127.0.0.1",
+        listen_port=0,
+        upstream=Upstream(socket_path=str(web.path)),
+        redis_url=broker.url,
+        agent_keys={KID: KEY},
+    )
+
+    async def scene(turns: int) -> None:
+        gateway = Gateway(settings)
+        await gateway.start()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        async with asyncio.timeout(2):
+            await gateway.stop()
+
+    for turns in range(30):
+        asyncio.run(scene(turns))
 
 
 def test_message_sent_while_the_gateway_ends_stays_in_the_queue(
