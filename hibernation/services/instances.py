@@ -10,7 +10,7 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from core import chains
-from core.errors import DomainError, Invalid
+from core.errors import DomainError, Invalid, TransitionRefused
 from core.models import Chain
 from core.reasons import because
 from core.transitions import advance, event_add
@@ -130,10 +130,16 @@ def instance_delete(
     """Give an instance up. Its snapshots stay until they are deleted themselves.
 
     An awake one is refused unless discard says, in so many words, that its workspace may be lost: then its box is
-    destroyed unsaved and the chain that does it is returned.
+    destroyed unsaved and the chain that does it is returned. Refused while a chain is at work on it.
     """
     now = now or timezone.now()
     reason = because("discard_asked", by=by)
+    under_way = chains.chain_active(subject_type=Instance.SUBJECT, subject_id=instance.pk)
+    if under_way is not None:
+        raise TransitionRefused(
+            f"instance {instance.pk} is {instance.state}: its {under_way.kind} chain is at {under_way.step}",
+            hint="wait until it is awake or asleep, then delete it",
+        )
     if instance.state in AWAKE:
         if not discard:
             raise DomainError(
@@ -155,6 +161,13 @@ def instance_delete(
             )
     if instance.state != InstanceState.DELETED:
         advance(instance, InstanceState.DELETED, reason=reason, by=by, now=now, delete_due_at=None)
+        return None
+    # Deleted by its policy already, from which its schedule would still wake it: now its owner has said so as well.
+    given_up = Instance.objects.filter(pk=instance.pk, state=InstanceState.DELETED).exclude(
+        reason_code=reason.code
+    )
+    if given_up.update(state_since=now, **Instance.reason_columns(reason)):
+        event_add(instance, "discarded", reason=reason, by=by, now=now, to_state=InstanceState.DELETED)
     return None
 
 

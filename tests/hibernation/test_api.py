@@ -14,7 +14,10 @@ from django.utils import timezone
 
 from core.models import Chain, Event
 from core.transitions import advance
+from hibernation.api import examples
+from hibernation.api.serializers import InstanceCreateSerializer, InstanceSerializer
 from hibernation.models import Box, Instance
+from hibernation.policy import parse
 from hibernation.reasons import because
 from hibernation.services.schedules import schedule_set
 from hibernation.services.verdicts import verdicts_tick
@@ -319,6 +322,25 @@ def test_one_that_sleeps_is_given_up_and_its_snapshot_stays(api: Any, alice: Any
     assert (instance.state, instance.snapshot.state) == (InstanceState.DELETED, "verified")
 
 
+def test_one_that_is_on_its_way_is_not_given_up_in_the_middle(api: Any, alice: Any) -> None:
+    instance = asleep_of(alice)
+    api.post(f"/api/instances/{instance.pk}/wake")
+    assert (
+        "its wake chain is at reserve" in refused(api.delete(f"/api/instances/{instance.pk}"), 409)["message"]
+    )
+    instance.refresh_from_db()
+    assert instance.state == InstanceState.WAKING
+
+
+def test_one_that_its_policy_deleted_is_given_up_for_good_by_its_owner(api: Any, alice: Any) -> None:
+    instance = asleep_of(alice, state=InstanceState.DELETED, reason_code="paused_long_enough")
+    for _ in range(2):
+        assert api.delete(f"/api/instances/{instance.pk}").status_code == 204
+    instance.refresh_from_db()
+    assert instance.reason_code == "discard_asked", "its schedule will not wake it any more"
+    assert Event.objects.filter(subject_id=instance.pk).count() == 1
+
+
 # -- waking and sleeping ----------------------------------------------------------------------------------------------------
 
 
@@ -429,6 +451,14 @@ def test_a_schedule_answers_its_next_moments(api: Any, alice: Any) -> None:
 def test_a_wrong_schedule_is_refused(api: Any, alice: Any, schedule: Any, sentence: str) -> None:
     instance = instance_of(alice)
     assert sentence in refused(api.put(f"/api/instances/{instance.pk}/schedule", schedule), 400)["message"]
+
+
+def test_the_examples_of_the_document_are_what_the_routes_take_and_answer() -> None:
+    assert examples.CONFIG.value == POLICY
+    parse(examples.CONFIG.value)
+    parse({"auto_hibernation": examples.RESOLVED.value["auto_hibernation"]})
+    assert set(examples.INSTANCE.value) == set(InstanceSerializer().fields)
+    assert InstanceCreateSerializer(data=examples.CREATE.value).is_valid(raise_exception=True)
 
 
 # -- why, savings -----------------------------------------------------------------------------------------------------------
