@@ -14,6 +14,7 @@ urlpatterns = [
     path("agent/<str:name>", views.agent_wheel, name="agent-wheel"),
     path("api/schema/", SpectacularAPIView.as_view(), name="schema"),
     path("api/docs/", SpectacularSwaggerSplitView.as_view(url_name="schema"), name="docs"),
+    path("api/", include("pool.api.urls")),
     path("api/", include("hibernation.api.urls")),
     path("api/", include("snapshots.api.urls")),
     path("store/<path:key>", store_object, name="store"),

@@ -89,13 +89,15 @@ class Reading:
     def line(self, worker: str) -> str:
         """The reading as an operator reads it in the log."""
         verdict = "safe" if self.safe else "near limit"
+        return f"quota {self.kind} worker={worker} {self.figures()} {verdict}"
+
+    def figures(self) -> str:
+        """What was used of which limit: "session 2.30h/11.5h (20.0%)"."""
         if self.limit is None:
-            return f"quota {self.kind} worker={worker} no limit {verdict}"
+            return "no limit"
         if self.model == MONEY:
-            figures = f"{self.period} {self.used:.2f}/{self.limit:.2f} USD"
-        else:
-            figures = f"{self.model} {self.used:.2f}h/{self.limit:g}h"
-        return f"quota {self.kind} worker={worker} {figures} ({self.percent:.1f}%) {verdict}"
+            return f"{self.period} {self.used:.2f}/{self.limit:.2f} USD ({self.percent:.1f}%)"
+        return f"{self.model} {self.used:.2f}h/{self.limit:g}h ({self.percent:.1f}%)"
 
     def why_unsafe(self) -> Reason:
         """The reason not to choose it; only asked of a reading that is not safe."""

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from django.contrib.auth.models import AbstractBaseUser
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
+from django.db.models import ProtectedError
 
-from core.errors import Invalid
+from core.errors import DomainError, Invalid
 from pool.models import Account
 from pool.quota import DEFAULTS
+
+SECRET_SHOWN_FROM = 12
+"""Characters that a secret must have for its last two to be shown."""
 
 
 def account_create(*, owner: AbstractBaseUser, kind: str, label: str, **fields: Any) -> Account:
@@ -63,9 +68,26 @@ def limit_columns(kind: str) -> dict[str, Any]:
     }
 
 
+def account_delete(account: Account) -> None:
+    """Forget an account that nothing stands on. Raises DomainError where workers or instances still name it."""
+    try:
+        account.delete()
+    except ProtectedError as error:
+        named = sorted({str(row._meta.verbose_name) for row in error.protected_objects})
+        raise DomainError(
+            f"account {account} is still named by: {', '.join(named)}",
+            hint="switch it off instead: PATCH with enabled=false",
+            code="account_in_use",
+        ) from error
+
+
 def credentials_hint(account: Account) -> str:
-    """All that is ever shown of an account's credentials: whether they are set, and how they end."""
-    return f"set, ends in …{account.credentials[-2:]}" if account.credentials else "not set"
+    """All that is ever shown of an account's credentials: whether they are set, and how the secret in them ends."""
+    if not account.credentials:
+        return "not set"
+    texts = [value for value in json.loads(account.credentials).values() if isinstance(value, str)]
+    # Two characters of a short secret would be a good part of it.
+    return f"set, ends in …{texts[-1][-2:]}" if texts and len(texts[-1]) >= SECRET_SHOWN_FROM else "set"
 
 
 def _check(account: Account) -> None:
@@ -78,9 +100,21 @@ def _check(account: Account) -> None:
         ) from error
     if account.credentials:
         try:
-            json.loads(account.credentials)
-        except ValueError as error:
-            raise Invalid("credentials must be JSON", hint='for example {"api_key": "…"}') from error
+            readable = isinstance(json.loads(account.credentials), dict)
+        except ValueError:
+            readable = False
+        if not readable:
+            raise Invalid("credentials must be a JSON object", hint='for example {"api_key": "…"}')
+    for name in (
+        "session_limit_h",
+        "session_shutdown_h",
+        "weekly_limit_h",
+        "check_interval_s",
+        "safe_percent",
+    ):
+        value = getattr(account, name)
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise Invalid(f"{name} must be a number above 0", hint="leave it out where no limit applies")
     limit, shutdown = account.session_limit_h, account.session_shutdown_h
     if limit is not None and shutdown is not None and shutdown > limit:
         raise Invalid(

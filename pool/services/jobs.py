@@ -10,14 +10,15 @@ from itertools import count
 from typing import Any
 
 from django.db import IntegrityError, transaction
-from django.db.models import Count, F, Min, Q
+from django.db.models import Min, Q
 from django.utils import timezone
 
 from core.errors import TransitionRefused
 from core.reasons import Reason, because
 from core.transitions import advance
-from pool.models import HAUNTING, Choice, Dispatch, Job, Worker
+from pool.models import Choice, Dispatch, Job, Worker
 from pool.select import Candidate, Need, is_open, select, why_waiting
+from pool.selectors import occupying, slots_taken
 from pool.services.dispatches import dispatch_create
 from pool.states import OPEN, JobState, WorkerState
 from pool.usage import readings
@@ -174,7 +175,7 @@ def candidates(*, instances: set[str], now: datetime) -> list[Candidate]:
         .select_related("account")
     )
     of = readings(rows, now=now)
-    taken = _taken()
+    taken = slots_taken()
     return [
         Candidate(
             worker_id=worker.pk,
@@ -194,19 +195,8 @@ def candidates(*, instances: set[str], now: datetime) -> list[Candidate]:
     ]
 
 
-def _occupying() -> Q:
-    """Jobs that hold a slot: open ones, and withdrawn ones that still run as far as anybody knows."""
-    ghost = Q(**HAUNTING, epoch=F("worker__epoch"))
-    return Q(kind=Dispatch.Kind.JOB) & (Q(state__in=OPEN) | ghost)
-
-
-def _taken() -> dict[str, int]:
-    rows = Dispatch.objects.filter(_occupying()).order_by().values("worker_id").annotate(jobs=Count("pk"))
-    return {row["worker_id"]: row["jobs"] for row in rows}
-
-
 def _free_slot(worker: Worker) -> int | None:
-    rows = list(Dispatch.objects.filter(_occupying(), worker=worker).values_list("state", "slot"))
+    rows = list(Dispatch.objects.filter(occupying(), worker=worker).values_list("state", "slot"))
     held = {slot for state, slot in rows if state in OPEN}
     if len(rows) >= worker.slots:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -158,6 +159,10 @@ def _check_work(spec: JobSpec) -> None:
 
 
 def _check_numbers(spec: JobSpec) -> None:
+    for name in ("timeout_s", "grace_s", "expected_hours"):
+        value = getattr(spec, name)
+        if value is not None and not math.isfinite(value):
+            raise Invalid(f"{name} must be a number")
     if spec.timeout_s is not None and spec.timeout_s <= 0:
         raise Invalid("timeout_s must be more than 0", hint="leave it out for no time limit")
     if not 0 <= spec.grace_s <= 3600:

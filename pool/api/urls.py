@@ -1,0 +1,23 @@
+"""Routes of the pool, below /api/."""
+
+from django.urls import include, path
+from rest_framework.routers import SimpleRouter
+
+from pool.api import agent_views, views
+
+router = SimpleRouter(trailing_slash=False)
+router.register("workers", views.WorkerViewSet, basename="worker")
+router.register("accounts", views.AccountViewSet, basename="account")
+router.register("jobs", views.JobViewSet, basename="job")
+
+urlpatterns = [
+    path("agent/enroll", agent_views.EnrollView.as_view()),
+    path("agent/token", agent_views.TokenView.as_view()),
+    path("agent/dispatch/<str:dispatch_id>/claim", agent_views.ClaimView.as_view()),
+    path("agent/dispatch/<str:dispatch_id>/progress", agent_views.ProgressView.as_view()),
+    path("agent/dispatch/<str:dispatch_id>/log", agent_views.LogView.as_view()),
+    path("agent/dispatch/<str:dispatch_id>/finish", agent_views.FinishView.as_view()),
+    path("pool/status", views.PoolStatusView.as_view(), name="pool-status"),
+    path("enrollment-tokens", views.EnrollmentTokenView.as_view(), name="enrollment-tokens"),
+    path("", include(router.urls)),
+]
