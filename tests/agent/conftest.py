@@ -32,6 +32,11 @@ class AgentProcess:
         self.output = state_dir.with_name(f"{state_dir.name}.stderr")
         self.process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def server(self) -> ControlPlane:
+        assert self.plane is not None
+        return self.plane
+
     def start(
         self, *options: str, env: dict[str, str] | None = None, join: bool = True, probe: str = "none"
     ) -> AgentProcess:
@@ -134,21 +139,40 @@ def plane() -> Iterator[ControlPlane]:
 def agent(plane: ControlPlane, tmp_path: Path) -> Iterator[AgentProcess]:
     """Not started yet."""
     made = AgentProcess(tmp_path / "state", plane)
-    try:
+    yield made
+    made.clean_up()
+
+
+@pytest.fixture(scope="module")
+def _standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentProcess]:
+    for plane in opened():
+        made = AgentProcess(tmp_path_factory.mktemp("standing") / "state", plane)
+        hostile = {"CELERY_BROKER_URL": "redis://elsewhere.example/0", "DJANGO_SETTINGS_MODULE": "no.such"}
+        ours = {"DORMOUSE_JOIN_TOKEN": "never-for-children", "SEEN": "by children"}
+        made.enrolled().start(env={**hostile, **ours})
+        plane.wait(lambda plane=plane: plane.parked)
         yield made
-    except BaseException:
-        raise
-    finally:
         made.clean_up()
+
+
+@pytest.fixture
+def standing(_standing: AgentProcess) -> AgentProcess:
+    """An agent that runs already and stays, for tests that only give it work: starting one costs most of a second."""
+    plane = _standing.plane
+    assert plane is not None and _standing.process is not None and _standing.process.poll() is None
+    plane.orders, plane.faults, plane.next_in_s = [], [], 30.0
+    return _standing
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
     """A failing test shows what the agent said."""
     report = yield
-    if report.when == "call" and report.failed and "agent" in getattr(item, "funcargs", {}):
-        with contextlib.suppress(OSError):
-            report.sections.append(("the agent's log", item.funcargs["agent"].log()[-6000:]))
+    arguments = getattr(item, "funcargs", {})
+    for name in ("agent", "standing"):
+        if report.when == "call" and report.failed and name in arguments:
+            with contextlib.suppress(OSError):
+                report.sections.append(("the agent's log", arguments[name].log()[-6000:]))
     return report
 
 

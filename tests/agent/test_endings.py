@@ -21,7 +21,9 @@ def running(plane: ControlPlane, agent: AgentProcess, **work: object) -> tuple[D
     return job, (agent.run_folder("d_1") / "mark").read_text()
 
 
-@pytest.mark.parametrize(("number", "grace_s"), [(signal.SIGTERM, 60), (signal.SIGHUP, 0.1)])
+@pytest.mark.parametrize(
+    ("number", "grace_s"), [pytest.param(signal.SIGTERM, 60, marks=pytest.mark.slow), (signal.SIGHUP, 0.1)]
+)
 def test_a_signal_ends_everything_within_ten_seconds_and_reports_interrupted(
     plane: ControlPlane, agent: AgentProcess, number: signal.Signals, grace_s: float
 ) -> None:
@@ -56,6 +58,7 @@ def test_a_signal_while_it_cannot_enrol_ends_it_at_once(plane: ControlPlane, age
     assert time.monotonic() - started < 1.5
 
 
+@pytest.mark.slow
 def test_the_end_does_not_wait_for_a_control_plane_that_is_away_and_reports_when_it_is_back(
     plane: ControlPlane, agent: AgentProcess
 ) -> None:
@@ -75,7 +78,7 @@ def test_the_end_does_not_wait_for_a_control_plane_that_is_away_and_reports_when
 def test_at_the_session_limit_it_ends_by_itself_with_the_jobs_own_grace(
     plane: ControlPlane, agent: AgentProcess
 ) -> None:
-    plane.settings = {"max_session_hours": 3 / 3600}
+    plane.settings = {"max_session_hours": 2.5 / 3600}
     agent.enrolled().start()
     script = "trap 'echo saving; sleep 0.5; echo saved; exit 0' TERM\necho up\nwhile :; do sleep 0.05; done"
     job = plane.dispatch("d_1", script=script, grace_s=30)

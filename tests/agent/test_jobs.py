@@ -12,9 +12,8 @@ from tests.agent.conftest import AgentProcess, eventually
 from tests.agent.control_plane import ControlPlane
 
 
-def test_a_job_runs_and_everything_about_it_arrives(plane: ControlPlane, agent: AgentProcess) -> None:
-    agent.enrolled().start(env={"DORMOUSE_JOIN_TOKEN": "never-for-children", "SEEN": "by children"})
-    plane.wait(lambda: plane.parked)
+def test_a_job_runs_and_everything_about_it_arrives(standing: AgentProcess) -> None:
+    plane = standing.server
 
     # exit code, both streams, the environment, nothing of ours in it
     job = plane.dispatch(
@@ -88,15 +87,15 @@ def test_a_job_runs_and_everything_about_it_arrives(plane: ControlPlane, agent: 
     # nothing of finished jobs stays but working folders with something in them
     job = plane.dispatch("d_file", command=["/bin/sh", "-c", "echo checkpoint > model.bin"])
     plane.wait(lambda: job.finish)
-    left = ["d_file", "model.bin", "work"]
-    eventually(lambda: sorted(path.name for path in (agent.state_dir / "jobs").rglob("*")) == left)
+    folder = standing.run_folder("d_file")
+    eventually(lambda: sorted(path.name for path in folder.rglob("*")) == ["model.bin", "work"])
+    eventually(
+        lambda: not standing.run_folder("d_words").exists() and not standing.run_folder("d_bad_0").exists()
+    )
 
 
-def test_output_is_delivered_by_offset_at_most_four_times_a_second(
-    plane: ControlPlane, agent: AgentProcess
-) -> None:
-    agent.enrolled().start()
-    plane.wait(lambda: plane.parked)
+def test_output_is_delivered_by_offset_at_most_four_times_a_second(standing: AgentProcess) -> None:
+    plane = standing.server
     size = 3 * wire.LOG_CHUNK_LIMIT_BYTES
     plane.fault("/log$", "drop")  # the first chunk arrives, its answer does not
     started = time.monotonic()
@@ -104,7 +103,7 @@ def test_output_is_delivered_by_offset_at_most_four_times_a_second(
         "d_big", command=["/bin/sh", "-c", f"head -c {size} /dev/urandom | tee kept; sleep 0.3; echo last"]
     )
     plane.wait(lambda: job.finish)
-    kept = (agent.run_folder("d_big") / "work" / "kept").read_bytes()
+    kept = (standing.run_folder("d_big") / "work" / "kept").read_bytes()
     assert bytes(job.log) == kept + b"last\n"
     assert job.log_posts <= 4 * (time.monotonic() - started) + 3
     # the server says that it has less than was sent: the rest comes again from there
@@ -140,52 +139,46 @@ def test_the_same_doorbell_twice_starts_one_child(
     assert count.read_text() == "ran\n" and job.claims == 1
 
 
-def test_child_starts_within_tens_of_milliseconds_of_the_doorbell(
-    plane: ControlPlane, agent: AgentProcess
-) -> None:
-    agent.enrolled().start()
-    plane.wait(lambda: plane.parked)
+def test_child_starts_within_tens_of_milliseconds_of_the_doorbell(standing: AgentProcess) -> None:
+    plane = standing.server
     latencies_ms = []
     for number in range(15):
-        job = plane.dispatch(f"d_{number}", ring=False, command=["/bin/date", "+%s.%N"])
+        job = plane.dispatch(f"d_quick_{number}", ring=False, command=["/bin/date", "+%s.%N"])
         plane.wait(lambda: plane.parked)
         rung = time.time()
-        plane.ring(f"d_{number}")
+        plane.ring(f"d_quick_{number}")
         plane.wait(lambda job=job: job.finish)
         latencies_ms.append(1000 * (float(job.log) - rung))
     print("doorbell to child, ms:", " ".join(f"{value:.1f}" for value in sorted(latencies_ms)))
     assert statistics.median(latencies_ms) < 100
 
 
-def test_cancel_ends_a_group_that_ignores_sigterm_and_what_left_the_group(
-    plane: ControlPlane, agent: AgentProcess
-) -> None:
-    agent.enrolled().start()
-    plane.next_in_s = 0.1
+def test_cancel_ends_a_group_that_ignores_sigterm_and_what_left_the_group(standing: AgentProcess) -> None:
+    plane = standing.server
     stubborn = (
         "trap '' TERM; (trap '' TERM; sleep 600) & setsid sh -c \"trap '' TERM; sleep 601\" & "
         "nohup setsid sleep 602 > /dev/null 2>&1 & echo up; wait; sleep 603"
     )
-    job = plane.dispatch("d_1", command=["/bin/sh", "-c", stubborn], grace_s=0.3)
+    job = plane.dispatch("d_stubborn", command=["/bin/sh", "-c", stubborn], grace_s=0.3)
     plane.wait(lambda: b"up" in job.log)
-    mark = (agent.run_folder("d_1") / "mark").read_text()
+    mark = (standing.run_folder("d_stubborn") / "mark").read_text()
     eventually(lambda: len(processes.members(pgid=0, mark=mark, trust_group=False)) >= 5)
-    plane.orders = [{"kind": "cancel", "id": "d_1"}]
+    plane.orders = [{"kind": "cancel", "id": "d_stubborn"}]
     plane.ring(wire.RING_STATUS)
     plane.wait(lambda: job.finish)
     assert job.finish and job.finish["outcome"] == "cancelled" and job.finish["exit_code"] > 128
     assert processes.members(pgid=0, mark=mark, trust_group=False) == []
 
 
-def test_cancel_gives_the_child_its_grace(plane: ControlPlane, agent: AgentProcess) -> None:
-    agent.enrolled().start()
+def test_cancel_gives_the_child_its_grace(standing: AgentProcess) -> None:
+    plane = standing.server
     job = plane.dispatch(
-        "d_1",
+        "d_grace",
         script="trap 'echo saving; sleep 0.3; echo saved; exit 0' TERM\necho up\nwhile :; do sleep 0.05; done",
         grace_s=30,
     )
     plane.wait(lambda: b"up" in job.log)
-    plane.orders = [{"kind": "cancel", "id": "d_1"}]
+    plane.orders = [{"kind": "cancel", "id": "d_grace"}]
     plane.ring(wire.RING_STATUS)
     plane.wait(lambda: job.finish)
     # (Its own shell says that the group's SIGTERM ended the `sleep` as well.)
@@ -199,9 +192,9 @@ def test_cancel_gives_the_child_its_grace(plane: ControlPlane, agent: AgentProce
     }
 
 
-def test_a_job_that_takes_too_long_is_ended_and_fails(plane: ControlPlane, agent: AgentProcess) -> None:
-    agent.enrolled().start()
-    job = plane.dispatch("d_1", command=["/bin/sh", "-c", "echo up; sleep 600"], timeout_s=0.3, grace_s=5)
+def test_a_job_that_takes_too_long_is_ended_and_fails(standing: AgentProcess) -> None:
+    plane = standing.server
+    job = plane.dispatch("d_long", command=["/bin/sh", "-c", "echo up; sleep 600"], timeout_s=0.3, grace_s=5)
     plane.wait(lambda: job.finish)
     assert (
         job.finish and job.finish["outcome"] == "failed" and job.finish["reason"] == "timed out after 0.3 s"

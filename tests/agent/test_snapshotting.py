@@ -215,6 +215,7 @@ def test_killed_half_way_a_snapshot_is_begun_anew_and_a_committed_one_is_not(
     )
 
 
+@pytest.mark.slow
 def test_killed_during_a_restore_it_is_done_again_and_the_agents_end_interrupts_one(
     plane: ControlPlane, agent: AgentProcess, server: SnapshotServer, workspace: Path, tmp_path: Path
 ) -> None:

@@ -81,11 +81,11 @@ def broker(tmp_path: Path) -> Iterator[Broker]:
 
 
 def test_the_bytes_that_celery_puts_into_redis_work_over_https_unchanged(
-    plane: ControlPlane, agent: AgentProcess, broker: Broker
+    standing: AgentProcess, broker: Broker
 ) -> None:
-    agent.enrolled().start()
-    job = plane.dispatch("d_1", ring=False, command=["true"])
-    broker.publish("d_1")
+    plane = standing.server
+    job = plane.dispatch("d_bytes", ring=False, command=["true"])
+    broker.publish("d_bytes")
     raw = broker.admin.rpop(wire.queue_key("w_1"))
     assert isinstance(raw, bytes)
     with plane.changed:
@@ -94,6 +94,7 @@ def test_the_bytes_that_celery_puts_into_redis_work_over_https_unchanged(
     plane.wait(lambda: job.finish)
 
 
+@pytest.mark.slow
 def test_direct_redis_needs_one_key_and_two_commands_and_can_be_switched_off_again(
     plane: ControlPlane, agent: AgentProcess, broker: Broker
 ) -> None:
@@ -142,12 +143,8 @@ def test_a_transport_that_this_agent_does_not_know_is_said_and_https_serves(
     assert "transport 'pigeon'" in agent.log() and "falls back to HTTPS" in agent.log()
 
 
-def test_what_is_no_doorbell_is_dropped_and_the_worker_goes_on(
-    plane: ControlPlane, agent: AgentProcess
-) -> None:
-    agent.enrolled().start(
-        env={"CELERY_BROKER_URL": "redis://elsewhere.example/0", "DJANGO_SETTINGS_MODULE": "no.such"}
-    )
+def test_what_is_no_doorbell_is_dropped_and_the_worker_goes_on(standing: AgentProcess) -> None:
+    plane = standing.server
     pickled = json.loads(celery_message("d_1"))
     pickled["content-type"] = "application/x-python-serialize"
     cut = json.loads(celery_message("d_1"))
@@ -169,7 +166,7 @@ def test_what_is_no_doorbell_is_dropped_and_the_worker_goes_on(
         plane.queue.append(celery_message("d_1"))
         plane.changed.notify_all()
     plane.wait(lambda: job.finish)
-    assert job.claims == 1 and "Unrecoverable" not in agent.log()
+    assert job.claims == 1 and "Unrecoverable" not in standing.log()
 
 
 def test_a_queue_that_answers_nothing_at_once_is_not_asked_in_a_loop(
