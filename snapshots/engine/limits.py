@@ -48,6 +48,7 @@ class Effort:
 
     streams: int = 32
     memory_bytes: int = 384 * MIB
+    pack_bytes: int = PACK_BYTES
     workers: int = min(8, os.cpu_count() or 2)
     read_attempts: int = 3
     retry_pause_s: float = 0.2

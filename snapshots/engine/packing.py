@@ -8,7 +8,6 @@ import threading
 from snapshots.engine import codecs
 from snapshots.engine.index import ChunkIndex
 from snapshots.engine.keys import PACK_ID_BYTES, pack_key
-from snapshots.engine.limits import PACK_BYTES
 from snapshots.engine.pack import PackBuilder, PackRecord
 from snapshots.engine.remote.base import ObjectPlan
 from snapshots.engine.upload import Uploader
@@ -18,7 +17,7 @@ class Packer:
     """Safe to use from many threads: encoding and hashing happen in the caller's, only the placing is locked."""
 
     def __init__(
-        self, uploader: Uploader, *, owner_id: str, known: ChunkIndex | None, pack_bytes: int = PACK_BYTES
+        self, uploader: Uploader, *, owner_id: str, known: ChunkIndex | None, pack_bytes: int
     ) -> None:
         self._uploader = uploader
         self._owner_id = owner_id

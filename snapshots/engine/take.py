@@ -83,7 +83,8 @@ def take(
     warnings: list[str] = []
     created_ns = clock_ns()
     with Uploader(remote, control, effort) as uploader:
-        packer = Packer(uploader, owner_id=owner_id, known=None if parent is None else parent.index)
+        known = None if parent is None else parent.index
+        packer = Packer(uploader, owner_id=owner_id, known=known, pack_bytes=effort.pack_bytes)
         top, entries = _read_tree(source, packer, key, control, effort, clock_ns, warnings)
         packs = packer.finish()
         control.check()

@@ -388,7 +388,7 @@ def test_only_what_is_needed_is_fetched(store: Store, workspace: Path, target: P
 def test_no_more_bytes_are_in_flight_than_the_budget_allows(
     store: Store, workspace: Path, target: Path
 ) -> None:
-    put(workspace / "large", noise(60 * MIB))
+    put(workspace / "large", noise(40 * MIB))
     taken = take_of(workspace, store).root_key
     lock, flight, most = threading.Lock(), [0], [0]
 

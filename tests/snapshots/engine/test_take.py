@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -78,7 +79,7 @@ def touching_reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Path]]:
 # -- files that change ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [1_000, 300_000, 3_000_000, 40_000_000])
+@pytest.mark.parametrize("size", [1_000, 300_000, 3_000_000, 18_000_000])
 def test_a_file_that_changes_while_it_is_read_is_read_again(
     store: Store, workspace: Path, target: Path, touching_reads: list[Path], size: int
 ) -> None:
@@ -91,7 +92,7 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(
     assert compare(workspace, target) == []
 
 
-@pytest.mark.parametrize("size", [1_000, 3_000_000, 40_000_000])
+@pytest.mark.parametrize("size", [1_000, 3_000_000, 18_000_000])
 def test_a_file_that_changes_each_time_is_refused_by_name_and_nothing_verifies(
     store: Store, workspace: Path, touching_reads: list[Path], size: int
 ) -> None:
@@ -292,9 +293,9 @@ def test_a_snapshot_id_can_be_used_once(store: Store, workspace: Path) -> None:
 
 def test_segments_wait_for_packs_and_the_root_waits_for_everything(store: Store, workspace: Path) -> None:
     for number in range(5):
-        put(workspace / f"{number}.bin", noise(9_000_000, number))
+        put(workspace / f"{number}.bin", noise(900_000, number))
     remote = Watched(store)
-    taken = take_of(workspace, remote)
+    taken = take_of(workspace, remote, effort=replace(FAST, pack_bytes=2 * MIB))
     kinds = [key.split("/")[2] for key in remote.begun]
     assert kinds == sorted(kinds, key=["p", "s", "m"].index)
     assert kinds.count("p") == 2
@@ -311,14 +312,14 @@ def test_segments_wait_for_packs_and_the_root_waits_for_everything(store: Store,
 def test_an_upload_that_fails_ends_the_take_without_a_root(
     store: Store, workspace: Path, kind: str, error: Exception
 ) -> None:
-    put(workspace / "data", noise(40_000_000))
+    put(workspace / "data", noise(2_500_000))
 
     def fail(plan: ObjectPlan) -> None:
         if f"/{kind}/" in plan.key:
             raise error
 
     with pytest.raises(type(error)):
-        take_of(workspace, Watched(store, on_put=fail))
+        take_of(workspace, Watched(store, on_put=fail), effort=replace(FAST, pack_bytes=MIB))
     with pytest.raises(ObjectMissing):
         manifest_of(store)
 
@@ -327,7 +328,7 @@ def test_a_take_that_is_cancelled_at_any_moment_leaves_nothing_that_verifies(
     store: Store, workspace: Path
 ) -> None:
     odd_tree(workspace)
-    put(workspace / "more", noise(35_000_000))
+    put(workspace / "more", noise(3_000_000))
     asked = itertools.count()
     take_of(workspace, store, "s_whole", cancelled=lambda: next(asked) < 0)
     whole = next(asked)
@@ -358,21 +359,21 @@ def test_an_error_in_the_progress_callback_reaches_the_caller(store: Store, work
 
 def test_no_more_bytes_are_in_flight_than_the_budget_allows(store: Store, workspace: Path) -> None:
     for number in range(5):
-        put(workspace / f"{number}.bin", noise(32 * MIB, number))
+        put(workspace / f"{number}.bin", noise(3 * MIB, number))
     full = threading.Event()
 
     def slow(plan: ObjectPlan) -> None:
         full.wait(0.05)
 
     remote = Watched(store, on_put=slow)
-    take_of(workspace, remote, effort=Effort(streams=32, workers=2, memory_bytes=70 * MIB))
-    assert remote.most_in_flight <= 70 * MIB
+    take_of(workspace, remote, effort=Effort(streams=32, workers=2, memory_bytes=7 * MIB, pack_bytes=3 * MIB))
+    assert remote.most_in_flight <= 7 * MIB
     assert remote.most_at_once == 2
 
 
 def test_uploads_run_side_by_side(store: Store, workspace: Path) -> None:
     for number in range(5):
-        put(workspace / f"{number}.bin", noise(32 * MIB, number))
+        put(workspace / f"{number}.bin", noise(3 * MIB, number))
     gate = threading.Semaphore(0)
 
     def wait_for_four(plan: ObjectPlan) -> None:
@@ -383,7 +384,7 @@ def test_uploads_run_side_by_side(store: Store, workspace: Path) -> None:
         assert gate.acquire(timeout=30)
 
     remote = Watched(store, on_put=wait_for_four)
-    take_of(workspace, remote, effort=Effort(streams=8, workers=2))
+    take_of(workspace, remote, effort=Effort(streams=8, workers=2, pack_bytes=2 * MIB))
     assert remote.most_at_once >= 4
 
 

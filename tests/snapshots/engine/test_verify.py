@@ -126,7 +126,7 @@ def test_rotten_bytes_are_found_when_their_block_is_read_back(store: Store, take
 
 
 def test_a_sample_reads_that_share_and_the_seed_chooses_it(store: Store, workspace: Path) -> None:
-    put(workspace / "large", noise(60 << 20))
+    put(workspace / "large", noise(30 << 20))
     taken = take_of(workspace, store)
 
     def read(**options: object) -> tuple[int, set[tuple[str, int, int | None]]]:
@@ -134,14 +134,14 @@ def test_a_sample_reads_that_share_and_the_seed_chooses_it(store: Store, workspa
         verified = verify_of(liar, taken, **options)
         return verified.blocks_read, {read for read in liar.reads if "/p/" in read[0]}
 
-    assert read(sample=0.1, sample_blocks_min=0, seed=1)[0] == 6
+    assert read(sample=0.1, sample_blocks_min=0, seed=1)[0] == 3
     assert read(sample=0.1, sample_blocks_min=0, seed=1) == read(sample=0.1, sample_blocks_min=0, seed=1)
     assert (
         read(sample=0.1, sample_blocks_min=0, seed=1)[1] != read(sample=0.1, sample_blocks_min=0, seed=2)[1]
     )
     assert read(sample=0.0, sample_blocks_min=16)[0] == 16
-    assert read(sample=0.0, sample_blocks_min=1_000)[0] == 60
-    assert read(sample=1.0, sample_blocks_min=0)[0] == 60
+    assert read(sample=0.0, sample_blocks_min=1_000)[0] == 30
+    assert read(sample=1.0, sample_blocks_min=0)[0] == 30
 
 
 def test_packs_of_older_generations_are_asked_for_too(store: Store, workspace: Path, taken: Taken) -> None:
