@@ -12,6 +12,7 @@ urlpatterns = [
     path("readyz", views.readyz, name="readyz"),
     path("agent/", views.agent_index, name="agent-index"),
     path("agent/<str:name>", views.agent_wheel, name="agent-wheel"),
+    path("i18n/", include("django.conf.urls.i18n")),  # the language chooser of the console
     path("api/schema/", SpectacularAPIView.as_view(), name="schema"),
     path("api/docs/", SpectacularSwaggerSplitView.as_view(url_name="schema"), name="docs"),
     path("api/", include("pool.api.urls")),

@@ -31,5 +31,5 @@ def store() -> Store:
     return open_store(
         str(settings.SNAPSHOT_STORE),
         base_url=urljoin(settings.PUBLIC_URL + "/", STORE_PATH.lstrip("/")),
-        signing_key=settings.STORE_SIGNING_KEY,
+        signing_key=settings.STORE_SIGNING_KEY.encode(),
     )

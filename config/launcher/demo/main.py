@@ -14,6 +14,7 @@ from config.launcher.demo.story import StoryFailed, tell
 from config.launcher.demo.telling import Teller
 from config.launcher.lockfile import Lock
 from config.launcher.stack import Stack, run_guarded
+from hibernation.providers.local import local_folder
 
 PROVIDERS = ("local",)
 WRONG_USAGE = 2
@@ -73,7 +74,7 @@ def _body(stack: Stack, lock: Lock) -> int:
 
 def _show_logs(stack: Stack) -> None:
     """The end of each log that may explain a failure."""
-    boxes = sorted((stack.plan.env.data_dir / "local").glob("boxes/*/*.log"))
+    boxes = sorted(local_folder(stack.plan.env.data_dir).glob("boxes/*/*.log"))
     for path in [*sorted(stack.logs.glob("*.log")), *boxes]:
         lines = path.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
         print(f"\n--- {path.name}\n" + "\n".join(lines), file=sys.stderr, flush=True)

@@ -14,6 +14,7 @@ from config.launcher.demo import tree
 from config.launcher.demo.api import Api
 from config.launcher.demo.telling import Teller
 from config.launcher.stack import Stack
+from hibernation.providers.local import local_folder
 
 NEAR_ITS_LIMIT_H = 10.81
 """Of 11.5 h: 94 %, above the 90 % below which a Colab session counts as safe."""
@@ -174,7 +175,7 @@ def _work(stack: Stack, api: Api, teller: Teller, instance: str) -> tuple[Path, 
 
 def _workspace(stack: Stack) -> Path:
     """The one box's workspace. Only a demo can look: local boxes are folders of this machine."""
-    found = sorted((stack.plan.env.data_dir / "local" / "boxes").glob("*/workspace"))
+    found = sorted(local_folder(stack.plan.env.data_dir).glob("boxes/*/workspace"))
     _must(len(found) == 1, f"exactly one box exists, not {len(found)}")
     return found[0]
 
