@@ -37,6 +37,10 @@ class Unreachable(ApiError):
         self.retry_after_s = retry_after_s
 
 
+class Moved(Unreachable):
+    """A redirect. A secret is never sent on to where an answer points; a person decides."""
+
+
 class Refused(ApiError):
     """An answer that asking again does not change."""
 
@@ -196,19 +200,22 @@ def _answer(path: str, response: requests.Response) -> dict[str, Any] | None:
                 f"{path}: {status} with an answer that is no JSON object; is this the control plane?"
             )
         return body
-    code = str((body or {}).get("code", "")) or "http"
-    message = redact(
-        str((body or {}).get("message", "")) or f"{path} was answered {status} {response.reason}"
-    )
-    hint = redact(str((body or {}).get("hint", "") or ""))
-    if status == 429 or status >= 500 or status == 408:
-        raise Unreachable(f"{path}: {message} [{status}]", retry_after_s=_retry_after_s(response))
     if 300 <= status < 400:
-        message = f"the control plane has moved to {redact(response.headers.get('Location', 'nowhere'))}"
-        raise Refused(status=status, code="moved", message=message, hint="join with that address")
-    if status == 409 and code == wire.STAND_DOWN:
-        raise StandDown(status=status, code=code, message=message, hint=hint)
-    raise Refused(status=status, code=code, message=message, hint=hint)
+        where = redact(response.headers.get("Location", "nowhere"))
+        raise Moved(f"the control plane has moved to {where}: join with that address")
+    code, message, hint = (str((body or {}).get(name) or "") for name in ("code", "message", "hint"))
+    if status in (408, 429) or status >= 500:
+        said = redact(message or str(response.reason))
+        raise Unreachable(f"{path}: {said} [{status}]", retry_after_s=_retry_after_s(response))
+    if not code:
+        # A proxy, a load balancer without its servers, a hotel's login page: whoever says no here, it is not the control plane.
+        raise Unreachable(
+            f"{path} was answered {status} {response.reason} by something else than the control plane"
+        )
+    refused = StandDown if status == 409 and code == wire.STAND_DOWN else Refused
+    raise refused(
+        status=status, code=code, message=redact(message or f"{path} was refused"), hint=redact(hint)
+    )
 
 
 def _json_object(response: requests.Response) -> dict[str, Any] | None:

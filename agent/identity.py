@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from agent import __version__, wire
-from agent.client import Http, Refused, StandDown, Unreachable
+from agent.client import Http, Moved, Refused, StandDown, Unreachable
 from agent.errors import EnrolmentRefused, Superseded, UsageError
 from agent.files import read_json, write_json
 from agent.wire import AgentSettings, Credentials
@@ -74,6 +74,7 @@ def enrol(
     """One try. The identity is on disk when this returns.
 
     Raises Unreachable (try again: it is the same enrolment), EnrolmentRefused, Superseded.
+    A redirect is final here, where a person is watching; a running agent waits for its control plane to return.
     """
     post = wire.EnrollPost(
         token=token,
@@ -88,6 +89,8 @@ def enrol(
     )
     try:
         credentials = _credentials(http.post(wire.ENROLL, wire.to_json(post)))
+    except Moved as error:
+        raise EnrolmentRefused(str(error)) from error
     except StandDown as error:
         raise Superseded(
             f"the control plane refused this worker: {error.message}", hint=error.hint

@@ -171,6 +171,22 @@ def test_an_answer_that_is_no_credentials_is_no_refusal(plane: ControlPlane, box
         box.enrol()
 
 
+@pytest.mark.parametrize("status", [401, 403, 404, 409])
+def test_a_refusal_by_something_else_than_the_control_plane_ends_nothing(
+    plane: ControlPlane, box: Box, status: int
+) -> None:
+    box.enrol()
+    plane.fault(wire.TOKEN, (status, {"error": "no upstream"}))
+    client = box.client()
+    with pytest.raises(Unreachable, match="something else than the control plane"):
+        say(client)
+    plane.fault(wire.TOKEN, (302, {}), headers={"Location": "https://login.example/"})
+    with pytest.raises(Unreachable, match="has moved"):
+        say(client)
+    say(client)
+    assert not box.refused
+
+
 def test_an_address_that_moved_is_a_refusal_that_names_it(plane: ControlPlane, box: Box) -> None:
     plane.fault(wire.ENROLL, (301, {}), headers={"Location": "https://new.example/api"})
     with pytest.raises(EnrolmentRefused, match=r"moved to https://new\.example"):
