@@ -10,17 +10,17 @@ import tempfile
 from collections.abc import Callable
 
 import redis
-from django.apps import apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning
-from django.db import DEFAULT_DB_ALIAS, DatabaseError, NotSupportedError, connection
+from django.db import DatabaseError, NotSupportedError, connection
 from django.db.migrations.executor import MigrationExecutor
 
 from config.demo_login import demo_admins
 from config.env import loopback
 from config.paths import RunFolderRefused, run_dir_make
+from config.stored import secret_columns
 from core import broker
-from core.fields import SecretField, SecretUnreadable
+from core.fields import SecretUnreadable
 from snapshots.engine.errors import EngineError
 from snapshots.engine.store import open_store
 
@@ -109,26 +109,22 @@ def probe_store() -> list[CheckMessage]:
 
 
 def probe_secrets() -> list[CheckMessage]:
-    """Every encrypted column of every row opens with the keys at hand. Skipped while tables are missing."""
-    if MigrationExecutor(connection).migration_plan(MigrationExecutor(connection).loader.graph.leaf_nodes()):
+    """Every encrypted column of every row opens with the keys at hand, and no demo's password is left.
+    Skipped before the first migration."""
+    executor = MigrationExecutor(connection)
+    if executor.migration_plan(executor.loader.graph.leaf_nodes()):
         return []
     found: list[CheckMessage] = []
     if not settings.DEMO and demo_admins():
         text = "An administrator's password is still the demo's: manage.py bootstrap_admin gives a new one."
         found.append((Warning if loopback(settings.ENV.public_host) else Error)(text, id="dormouse.E025"))
-    for model in apps.get_models():
-        for field in model._meta.concrete_fields:
-            if isinstance(field, SecretField):
-                try:
-                    for _ in (
-                        model._base_manager.using(DEFAULT_DB_ALIAS).values_list(field.attname).iterator()
-                    ):
-                        pass
-                except SecretUnreadable as error:
-                    text = (
-                        f"A stored secret cannot be read ({error}): add the key that wrote it to FIELD_KEYS."
-                    )
-                    found.append(Error(text, id="dormouse.E024"))
+    for model, field in secret_columns():
+        try:
+            for _ in model._base_manager.values_list(field.name).iterator():
+                pass
+        except SecretUnreadable as error:
+            text = f"A stored secret cannot be read ({error}): add the key that wrote it to FIELD_KEYS."
+            found.append(Error(text, id="dormouse.E024"))
     return found
 
 
