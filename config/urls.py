@@ -7,6 +7,12 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitVie
 from config import views
 from snapshots.api.store_view import store_object
 
+handler404 = "config.views.not_found"
+handler500 = "config.views.server_error"
+
+# The admin stands at the root; its own answer to every unknown address would be a page to sign in.
+admin.site.final_catch_all_view = False
+
 urlpatterns = [
     path("healthz", views.healthz, name="healthz"),
     path("readyz", views.readyz, name="readyz"),

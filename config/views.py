@@ -6,6 +6,7 @@ from html import escape
 
 from django.http import FileResponse, Http404, HttpRequest, HttpResponse, JsonResponse
 from django.utils import timezone
+from django.views import defaults
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
@@ -47,3 +48,23 @@ def agent_wheel(request: HttpRequest, name: str) -> FileResponse:
         raise Http404(f"this control plane serves {wheel.path.name}")
     headers = {"Cache-Control": "no-cache", "ETag": f'"{wheel.sha256}"'}
     return FileResponse(wheel.path.open("rb"), content_type="application/octet-stream", headers=headers)
+
+
+def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """An address that is not there: for a program in the API's form, for a person as a page."""
+    if not request.path.startswith("/api/"):
+        return defaults.page_not_found(request, exception)
+    body = {"code": "not_found", "message": f"there is no {request.path}", "hint": "see /api/docs/"}
+    return JsonResponse(body, status=404)
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    """A fault of ours; the log has it."""
+    if not request.path.startswith("/api/"):
+        return defaults.server_error(request)
+    body = {
+        "code": "server_error",
+        "message": "something went wrong here, and was logged",
+        "hint": "try again later",
+    }
+    return JsonResponse(body, status=500)

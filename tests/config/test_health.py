@@ -69,3 +69,10 @@ def test_pages_may_load_nothing_from_elsewhere(db, client):
     policy = client.get("/login/").headers["Content-Security-Policy"]
     assert "default-src 'self'" in policy
     assert "'unsafe-inline'" not in policy.partition("script-src")[2].partition(";")[0]
+
+
+def test_unknown_address_is_an_error_that_its_reader_understands(client):
+    answer = client.get("/api/nothing")
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+    page = client.get("/nothing")
+    assert (page.status_code, page.headers["Content-Type"].partition(";")[0]) == (404, "text/html")

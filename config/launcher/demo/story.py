@@ -237,6 +237,7 @@ def _watch(api: Api, teller: Teller, instance: str, *, until: str, within_s: flo
                 )
         teller.told = told
         if now["status"] == until:
+            _tell_steps(api, teller, instance)
             return
         if now.get("progress"):
             teller.progress(now["progress"])
@@ -245,6 +246,18 @@ def _watch(api: Api, teller: Teller, instance: str, *, until: str, within_s: flo
                 f"{now['name']} is {now['status']} ({now['reason']}), not {until}, after {within_s:.0f} s"
             )
         time.sleep(0.2)
+
+
+def _tell_steps(api: Api, teller: Teller, instance: str) -> None:
+    """The chain that has just ended: each of its steps with how long it took."""
+    chain = api.get(f"/api/instances/{instance}/chains", limit=1)["results"][0]
+    steps = [f"{step['step']} {_seconds(step):.1f} s" for step in chain["steps"]]
+    teller.line(f"{chain['kind']}: {' → '.join(steps)}")
+
+
+def _seconds(step: dict[str, Any]) -> float:
+    began, ended = (datetime.fromisoformat(step[name]) for name in ("started_at", "ended_at"))
+    return (ended - began).total_seconds()
 
 
 def _until(stack: Stack | None, look: Callable[[], Any], *, what: str, within_s: float) -> Any:

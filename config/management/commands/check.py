@@ -21,6 +21,14 @@ class Command(DjangoCheck):
         )
 
     def handle(self, *app_labels: str, **options: Any) -> None:
-        if options["probe"]:
-            checks.register(lambda **_: probe_all(), "probe")
-        super().handle(*app_labels, **options)
+        if not options["probe"]:
+            return super().handle(*app_labels, **options)
+        checks.register(_probe, "probe")
+        try:
+            return super().handle(*app_labels, **options)
+        finally:
+            checks.registry.registry.registered_checks.discard(_probe)
+
+
+def _probe(**_: Any) -> list[checks.CheckMessage]:
+    return probe_all()
