@@ -21,9 +21,12 @@ from gateway import keys
 log = logging.getLogger(__name__)
 
 
-def ring(task: str, *args: str, time_limit_s: float | None = None) -> None:
-    """Ring `task` with ids once the present transaction has committed (at once outside of one)."""
-    transaction.on_commit(lambda: _send(task, args, time_limit_s), robust=True)
+def ring(task: str, *args: str, time_limit_s: float | None = None, after_s: float = 0) -> None:
+    """Ring `task` with ids once the present transaction has committed (at once outside of one).
+
+    after_s: let the bell sound later, by seconds at most; for longer waits a row's time and a tick are the way.
+    """
+    transaction.on_commit(lambda: _send(task, args, time_limit_s, after_s), robust=True)
 
 
 def ring_worker(worker_id: str, dispatch_id: str) -> None:
@@ -31,10 +34,12 @@ def ring_worker(worker_id: str, dispatch_id: str) -> None:
     transaction.on_commit(lambda: _send_to_worker(worker_id, dispatch_id), robust=True)
 
 
-def _send(task: str, args: tuple[str, ...], time_limit_s: float | None) -> None:
-    limits = {"time_limit": time_limit_s, "soft_time_limit": time_limit_s * 0.9} if time_limit_s else {}
+def _send(task: str, args: tuple[str, ...], time_limit_s: float | None, after_s: float) -> None:
+    options = {"time_limit": time_limit_s, "soft_time_limit": time_limit_s * 0.9} if time_limit_s else {}
+    if after_s:
+        options["countdown"] = after_s
     try:
-        current_app.send_task(task, args=list(args), retry=False, **limits)
+        current_app.send_task(task, args=list(args), retry=False, **options)
     except (OperationalError, redis.RedisError, OSError) as error:
         log.warning("broker away, %s %s waits for its tick: %s", task, args, error)
 
