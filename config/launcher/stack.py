@@ -32,12 +32,13 @@ class Refused(Exception):
 
 @dataclass
 class Stack:
-    """Everything that one launcher started. `login` is bootstrap_admin's answer."""
+    """Everything that one launcher started. `login` is bootstrap_admin's answer. data_kept: what to say at the end."""
 
     plan: Plan
     supervisor: Supervisor
     started_s: float = field(default_factory=time.monotonic)
     login: Mapping[str, str | None] = field(default_factory=dict)
+    data_kept: bool = True
 
     @property
     def logs(self) -> Path:
@@ -187,8 +188,8 @@ def _stop(stack: Stack) -> None:
     for name in stack.supervisor.stop():
         say("!", name, "did not end by itself and was killed")
     took_s = time.monotonic() - began_s
-    data = shown(stack.plan.env.data_dir)
-    print(f"Stopped {count} processes in {took_s:.1f} s. Data kept in {data}/.", flush=True)
+    kept = f" Data kept in {shown(stack.plan.env.data_dir)}/." if stack.data_kept else ""
+    print(f"Stopped {count} processes in {took_s:.1f} s.{kept}", flush=True)
 
 
 def say(mark: str, name: str, text: str = "") -> None:

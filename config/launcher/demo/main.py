@@ -6,7 +6,9 @@ import argparse
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from config.launcher.demo.api import Api, Refusal
@@ -33,7 +35,7 @@ def demo(environ: Mapping[str, str], arguments: Sequence[str]) -> int:
     except SystemExit as error:
         return WRONG_USAGE if error.code else 0
     folder = Path(tempfile.mkdtemp(prefix="dormouse-demo-"))
-    code = run_guarded(_environment(environ, folder), _body)
+    code = run_guarded(_environment(environ, folder), partial(_body, keep=options.keep))
     if code == 0 and not options.keep:
         shutil.rmtree(folder, ignore_errors=True)
     else:
@@ -59,8 +61,9 @@ def _environment(environ: Mapping[str, str], folder: Path) -> dict[str, str]:
     }
 
 
-def _body(stack: Stack, lock: Lock) -> int:
+def _body(stack: Stack, lock: Lock, *, keep: bool) -> int:
     stack.start(local_workers=False)
+    print(f"\nReady in {time.monotonic() - stack.started_s:.1f} s.", flush=True)
     lock.tell(url=f"{stack.plan.local_url}/")
     teller = Teller()
     try:
@@ -69,6 +72,7 @@ def _body(stack: Stack, lock: Lock) -> int:
         teller.failed(str(error))
         _show_logs(stack)
         return 1
+    stack.data_kept = keep
     return 0
 
 
