@@ -219,7 +219,7 @@ def chain_enter(chain_id: str, *, now: datetime | None = None) -> bool:
         return False
     outcome = perform(run)
     try:
-        settle(run, outcome, now=now)
+        settle(run, outcome)
     except FenceLost:
         log.warning(
             "chain=%s step=%s overtaken, fence %d written off", run.chain.pk, run.chain.step, run.fence
@@ -227,7 +227,7 @@ def chain_enter(chain_id: str, *, now: datetime | None = None) -> bool:
     except Exception as error:
         # What the outcome means for the subject could not be written. The chain must not stay under a lease for that.
         log.exception("chain=%s step=%s could not settle %r", run.chain.pk, run.chain.step, outcome)
-        settle(run, _unsettled(run, error), now=now)
+        settle(run, _unsettled(run, error))
     return True
 
 
@@ -274,10 +274,10 @@ def perform(run: Run) -> Outcome:
         return _after_error(run, definition, step, message[:500])
 
 
-def settle(run: Run, outcome: Outcome, *, now: datetime | None = None) -> None:
+def settle(run: Run, outcome: Outcome) -> None:
     """Write the outcome, if this run still holds the fence. Raises FenceLost, and writes nothing, if it does not."""
     chain = run.chain
-    now = now or timezone.now()
+    now = timezone.now()
     with transaction.atomic():
         row = Chain.objects.select_for_update().filter(**run.guard()).first()
         if row is None:
@@ -408,7 +408,9 @@ def _renewing(run: Run, step: Step) -> Iterator[None]:
         yield
         return
     over = threading.Event()
-    beside = threading.Thread(target=_renew, args=(run, step, over), name=f"lease {run.chain.pk}", daemon=True)
+    beside = threading.Thread(
+        target=_renew, args=(run, step, over), name=f"lease {run.chain.pk}", daemon=True
+    )
     beside.start()
     try:
         yield

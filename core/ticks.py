@@ -45,3 +45,8 @@ def tick(name: str, *, now: datetime | None = None) -> Iterator[datetime]:
     resumed = now if row.started_at < gap else row.resumed_at
     yield resumed
     TickRun.objects.filter(name=name).update(finished_at=timezone.now())
+
+
+def resumed_at(name: str) -> datetime | None:
+    """Since when tick `name` has run without a gap; None before its first run. Time before that was our own absence."""
+    return TickRun.objects.filter(name=name).values_list("resumed_at", flat=True).first()
