@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from snapshots.engine.errors import show
+from snapshots.engine.errors import ManifestRefused, show
 from snapshots.engine.fields import octets, pack, refuse, row, rows, whole
 from snapshots.engine.keys import ID_BYTES, OwnerKey
 from snapshots.engine.limits import (
@@ -78,32 +78,50 @@ def content_id(top: Entry, entries: Iterable[Entry], owner_key: OwnerKey) -> byt
 
 def parse_entry(value: object, *, top: bool = False) -> Entry:
     """A decoded MessagePack value as an Entry, every column checked. Raises ManifestRefused, naming the path."""
-    path, kind, mode, mtime_ns, uid, gid, xattrs, size, extents, target, device = row(value, "an entry", 11)
-    octets(path, "a path", high=PATH_BYTES_MAX)
-    name = show(path)
+    columns = row(value, "an entry", len(Entry._fields))
+    path = octets(columns[0], "a path", high=PATH_BYTES_MAX)
     if not top:
         check_path(path)
-    elif path or kind != Kind.FOLDER:
+    elif path or columns[1] != Kind.FOLDER:
         refuse("the top entry is not a folder without a name")
-    whole(kind, f"kind of {name}", high=max(Kind))
-    whole(mode, f"mode of {name}", high=0o7777)
-    whole(mtime_ns, f"mtime of {name}", low=-(2**63))
-    whole(uid, f"uid of {name}", high=UID_MAX)
-    whole(gid, f"gid of {name}", high=UID_MAX)
-    whole(size, f"size of {name}")
-    if xattrs or type(xattrs) is not tuple:
-        _check_xattrs(xattrs, name)
+    try:
+        return _parse_columns(*columns)
+    except ManifestRefused as error:
+        raise ManifestRefused(f"{error} (entry {show(path)})") from None
+
+
+def _parse_columns(
+    path: bytes,
+    kind: Any,
+    mode: Any,
+    mtime_ns: Any,
+    uid: Any,
+    gid: Any,
+    xattrs: Any,
+    size: Any,
+    extents: Any,
+    target: Any,
+    device: Any,
+) -> Entry:
+    whole(kind, "kind", high=max(Kind))
+    whole(mode, "mode", high=0o7777)
+    whole(mtime_ns, "mtime", low=-(2**63))
+    whole(uid, "uid", high=UID_MAX)
+    whole(gid, "gid", high=UID_MAX)
+    whole(size, "size")
+    if xattrs != ():
+        _check_xattrs(xattrs)
     if kind == Kind.FILE:
-        _check_extents(extents, size, name)
+        _check_extents(extents, size)
     elif size or extents != ():
-        refuse(f"{name} is no file and has a size or extents")
-    _check_target(kind, target, name)
+        refuse("what is no file has a size or extents")
+    _check_target(kind, target)
     if kind in DEVICES:
-        major, minor = row(device, f"device of {name}", 2)
-        whole(major, f"major number of {name}", high=2**32 - 1)
-        whole(minor, f"minor number of {name}", high=2**32 - 1)
+        major, minor = row(device, "device", 2)
+        whole(major, "major number", high=2**32 - 1)
+        whole(minor, "minor number", high=2**32 - 1)
     elif device is not None:
-        refuse(f"{name} is no device and has a device number")
+        refuse("what is no device has a device number")
     return Entry(path, Kind(kind), mode, mtime_ns, uid, gid, xattrs, size, extents, target, device)
 
 
@@ -123,40 +141,40 @@ def check_path(path: bytes) -> None:
             )
 
 
-def _check_extents(extents: object, size: int, name: str) -> None:
+def _check_extents(extents: object, size: int) -> None:
     total = 0
-    for extent in rows(extents, f"extents of {name}", high=SEGMENT_RAW_MAX):
-        chunk, length = row(extent, f"an extent of {name}", 2)
+    for extent in rows(extents, "extents", high=SEGMENT_RAW_MAX):
+        chunk, length = row(extent, "an extent", 2)
         if chunk is None:
-            total += whole(length, f"a hole of {name}", low=1)
+            total += whole(length, "a hole", low=1)
         else:
-            octets(chunk, f"a chunk id of {name}", low=ID_BYTES, high=ID_BYTES)
-            total += whole(length, f"a chunk's length of {name}", low=1, high=CHUNK_BYTES_MAX)
+            octets(chunk, "a chunk id", low=ID_BYTES, high=ID_BYTES)
+            total += whole(length, "a chunk's length", low=1, high=CHUNK_BYTES_MAX)
     if total != size:
-        refuse(f"the extents of {name} make {total} bytes, its size is {size}")
+        refuse(f"its extents make {total} bytes, its size is {size}")
 
 
-def _check_target(kind: int, target: object, name: str) -> None:
+def _check_target(kind: int, target: object) -> None:
     if kind == Kind.SYMLINK:
-        if b"\0" in octets(target, f"target of {name}", low=1, high=SYMLINK_BYTES_MAX):
-            refuse(f"the symlink {name} holds a NUL byte")
+        if b"\0" in octets(target, "a symlink's target", low=1, high=SYMLINK_BYTES_MAX):
+            refuse("a symlink's target holds a NUL byte")
     elif kind == Kind.HARD_LINK:
-        check_path(octets(target, f"target of {name}", low=1, high=PATH_BYTES_MAX))
+        check_path(octets(target, "a hard link's target", low=1, high=PATH_BYTES_MAX))
     elif target != b"":
-        refuse(f"{name} is no link and has a target")
+        refuse("what is no link has a target")
 
 
-def _check_xattrs(xattrs: object, name: str) -> None:
+def _check_xattrs(xattrs: object) -> None:
     total, last = 0, b""
-    for pair in rows(xattrs, f"attributes of {name}", high=XATTRS_MAX):
-        key, value = row(pair, f"an attribute of {name}", 2)
-        octets(key, f"an attribute's name of {name}", low=len(XATTR_NAMESPACE) + 1, high=255)
-        octets(value, f"an attribute's value of {name}", high=XATTR_VALUE_MAX)
+    for pair in rows(xattrs, "attributes", high=XATTRS_MAX):
+        key, value = row(pair, "an attribute", 2)
+        octets(key, "an attribute's name", low=len(XATTR_NAMESPACE) + 1, high=255)
+        octets(value, "an attribute's value", high=XATTR_VALUE_MAX)
         if not key.startswith(XATTR_NAMESPACE) or b"\0" in key or key <= last:
-            refuse(f"attribute {show(key)} of {name} is outside user.*, out of order, or given twice")
+            refuse(f"attribute {show(key)} is outside user.*, out of order, or given twice")
         total, last = total + len(key) + len(value), key
     if total > XATTRS_BYTES_MAX:
-        refuse(f"the attributes of {name} make {total} bytes, more than {XATTRS_BYTES_MAX}")
+        refuse(f"its attributes make {total} bytes, more than {XATTRS_BYTES_MAX}")
 
 
 class TreeRules:

@@ -47,6 +47,7 @@ class PresignedRemote(Remote):
     """ask_put and ask_get give presigned requests for plans and keys, in the same order; they may raise StoreError.
 
     session: requests' own; give it an adapter with as many pooled connections as there are streams (new_session does).
+    pause(seconds) waits between attempts; what it raises ends them, which is how a caller in a hurry gives up.
     """
 
     def __init__(
