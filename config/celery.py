@@ -34,6 +34,11 @@ app.conf.update(
         "socket_connect_timeout": 5,
         "socket_keepalive": True,
         "health_check_interval": 25,
+        # For whoever sends: one more try at once, then the error. Without these a ring waits 6 s for a broker that is
+        # away, and the request that made it waits with it. A worker's own reconnecting is set below.
+        "max_retries": 1,
+        "interval_start": 0,
+        "interval_step": 0,
     },
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,  # the default gives up after 100 and the worker exits

@@ -52,13 +52,9 @@ def _update(model: type[Model], rows: list[Mapping[str, Any]], match: Sequence[s
     values = ", ".join([first] + [other] * (len(rows) - 1))
     written = ", ".join(f"{columns[name]} = v.{columns[name]}" for name in columns if name not in match)
     found = " AND ".join(f"{table}.{columns[name]} = v.{columns[name]}" for name in match)
-    return _run(
-        using,
-        f"WITH v ({', '.join(columns.values())}) AS (VALUES {values}) "
-        f"UPDATE {table} SET {written} FROM v WHERE {found}",
-        fields,
-        rows,
-    )
+    named = f"WITH v ({', '.join(columns.values())}) AS (VALUES {values}) SELECT * FROM v"
+    # The CTE stands inside: of a statement that begins with WITH, SQLite's driver does not count the rows.
+    return _run(using, f"UPDATE {table} SET {written} FROM ({named}) AS v WHERE {found}", fields, rows)
 
 
 def _add(model: type[Model], rows: list[Mapping[str, Any]], match: Sequence[str]) -> int:
