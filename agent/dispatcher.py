@@ -157,7 +157,9 @@ class Dispatcher:
         except Exception as error:
             log.exception("dispatch=%s the agent failed", entry.dispatch_id)
             reason = f"the agent failed: {type(error).__name__}: {redact(str(error))}"[:500]
-            finish = FinishPost(fence=hold.claim.fence, outcome="failed", reason=reason)
+            # A job may succeed on another worker; a snapshot or restore is this machine's or nobody's.
+            outcome = "interrupted" if hold.claim.kind == "job" else "failed"
+            finish = FinishPost(fence=hold.claim.fence, outcome=outcome, reason=reason)
         if finish is None:
             self._close(hold)
         else:
@@ -232,5 +234,9 @@ class Dispatcher:
     def _close(self, hold: Hold) -> None:
         if self._ending is not None and self._ending.silent:
             return
-        self._journal.closed(hold.claim.dispatch_id)
+        try:
+            self._journal.closed(hold.claim.dispatch_id)
+        except OSError as error:
+            # At worst it is reported again after a restart. Tidying may be what makes room.
+            log.error("dispatch=%s not closed in the journal: %s", hold.claim.dispatch_id, error)
         self._work_for(hold.claim.kind).tidy(hold.claim.dispatch_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import threading
@@ -63,7 +64,8 @@ class JobKeeper:
     def run(self, hold: Hold, entry: Entry) -> FinishPost | None:
         """Start the child, or take up the one that an earlier agent started, and stay with it until it has ended.
 
-        None: stood down; nothing of it runs any more and nothing is to be reported.
+        None: stood down; nothing of it runs any more and nothing is to be reported. Raises OSError where this
+        machine cannot start anything (no room, no folder): that is not the work's fault.
         """
         claim = hold.claim
         folder = self._folder(claim.dispatch_id)
@@ -86,7 +88,9 @@ class JobKeeper:
                 log.info("dispatch=%s found running pid=%d", claim.dispatch_id, run.pid)
         except WorkRefused as error:
             return FinishPost(fence=claim.fence, outcome="failed", reason=str(error))
-        self._journal.sync()
+        # Not before the start: a crash of this process alone loses no written line, one of the machine ends the child too.
+        with contextlib.suppress(OSError):
+            self._journal.sync()
         shipper = self._ship(hold, run.log)
         with self._lock:
             self._working.add(claim.dispatch_id)
@@ -101,6 +105,7 @@ class JobKeeper:
                 self._working.discard(claim.dispatch_id)
         if finish is None:
             shipper.abandon()
+            self._shippers.pop(claim.dispatch_id, None)
         return finish
 
     def deliver(self, hold: Hold) -> None:

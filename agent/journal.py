@@ -29,6 +29,9 @@ log = logging.getLogger("agent.journal")
 CLOSED_KEPT = 1_000
 """How many closed dispatches are remembered across a restart, so that a late doorbell for one does nothing."""
 
+COMPACT_ABOVE_BYTES = 16 << 20
+"""Otherwise only at the start: scripts and environments are in it, and a worker may run for months."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
@@ -51,8 +54,7 @@ class Journal:
         self._lock = threading.Lock()
         self._torn = False
         self._entries = _read(path, epoch=epoch)
-        self._compact()
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        self._descriptor = self._compacted()
 
     def get(self, dispatch_id: str) -> Entry | None:
         with self._lock:
@@ -75,12 +77,16 @@ class Journal:
         self.sync()
 
     def closed(self, dispatch_id: str) -> None:
-        entry = self._entries.get(dispatch_id) or Entry(dispatch_id=dispatch_id)
-        self._append(replace(entry, closed=True), "closed", {})
+        self._append(Entry(dispatch_id=dispatch_id, closed=True), "closed", {})
         self.sync()
+        with self._lock:
+            if os.fstat(self._descriptor).st_size > COMPACT_ABOVE_BYTES:
+                os.close(self._descriptor)
+                self._descriptor = self._compacted()
 
     def sync(self) -> None:
-        os.fsync(self._descriptor)
+        with self._lock:
+            os.fsync(self._descriptor)
 
     def _append(self, entry: Entry, event: str, fields: Mapping[str, Any]) -> None:
         line = _line(event, self._epoch, entry.dispatch_id, fields)
@@ -94,7 +100,8 @@ class Journal:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
             self._torn = False
 
-    def _compact(self) -> None:
+    def _compacted(self) -> int:
+        """Write the file anew with what still counts; a descriptor that appends to it."""
         closed = [entry for entry in self._entries.values() if entry.closed]
         for entry in closed[:-CLOSED_KEPT]:
             del self._entries[entry.dispatch_id]
@@ -102,7 +109,6 @@ class Journal:
         for entry in self._entries.values():
             if entry.closed:
                 lines.append(_line("closed", self._epoch, entry.dispatch_id, {}))
-                self._entries[entry.dispatch_id] = Entry(dispatch_id=entry.dispatch_id, closed=True)
                 continue
             if entry.claim is not None:
                 fields = {
@@ -116,6 +122,7 @@ class Journal:
                     _line("finished", self._epoch, entry.dispatch_id, {"finish": asdict(entry.finish)})
                 )
         write_private(self._path, b"".join(lines).decode("utf-8"))
+        return os.open(self._path, os.O_WRONLY | os.O_APPEND)
 
 
 def _line(event: str, epoch: int, dispatch_id: str, fields: Mapping[str, Any]) -> bytes:
@@ -152,6 +159,6 @@ def _apply(entry: Entry | None, record: Mapping[str, Any]) -> Entry:
         case "finished":
             return replace(entry, finish=FinishPost(**record["finish"]))
         case "closed":
-            return replace(entry, closed=True)
+            return Entry(dispatch_id=record["id"], closed=True)
         case unknown:
             raise WireError(f"event {unknown!r} is unknown; was a newer agent here?")

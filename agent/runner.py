@@ -12,6 +12,7 @@ A run's folder, `<state-dir>/jobs/<dispatch id>/`:
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -167,7 +168,7 @@ def start(
     """Start the command in a folder that holds no run yet, in its own session and process group.
 
     environ: what every child inherits; own: the agent's variables for this run, which the command's env cannot replace.
-    Raises WorkRefused where there is nothing to start (no such program, no such folder).
+    Raises WorkRefused where there is nothing to start (no such program), OSError where this machine cannot start it.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     cwd = cwd or folder / "work"
@@ -191,7 +192,9 @@ def start(
         finally:
             os.close(log)
     except OSError as error:
-        raise WorkRefused(f"cannot be started: {error}") from error
+        if error.errno == errno.E2BIG:
+            raise WorkRefused("its arguments and environment are larger than this system takes") from error
+        raise
     return Run(folder, mark=mark, pid=child.pid, child=child)
 
 

@@ -232,6 +232,12 @@ def test_compaction_keeps_what_is_open_and_forgets_other_epochs(
     again = Journal(path, epoch=2)
     assert again.get("d_1") is None and again.get("d_2") is not None
     assert len([json.loads(line) for line in path.read_text().splitlines()]) == 10
+    # in a long life it is compacted under way, and what comes after is in the new file
+    monkeypatch.setattr("agent.journal.COMPACT_ABOVE_BYTES", 100)
+    for number in range(20, 25):
+        again.closed(f"d_{number}")
+    assert len(path.read_text().splitlines()) == 10
+    assert Journal(path, epoch=2).get("d_24") is not None and Journal(path, epoch=2).get("d_20") is not None
 
 
 def test_a_full_disk_loses_neither_the_fact_in_memory_nor_the_lines_after_it(

@@ -77,6 +77,7 @@ def test_a_job_runs_and_everything_about_it_arrives(standing: AgentProcess) -> N
             ({"command": "true"}, "command must be a list of texts"),
             ({"command": ["true", "nul\0"]}, "command must be a list of texts"),
             ({"command": ["true"], "env": {"A=B": "c"}}, "env name 'A=B' is not a variable's name"),
+            ({"command": ["true", "x" * 3_000_000]}, "larger than this system takes"),
             ({"command": ["true"], "timeout_s": -1}, "timeout_s must be a number of seconds"),
         ]
     ):
@@ -225,3 +226,10 @@ def test_a_job_leaves_nothing_running_and_a_command_may_leave_a_service(
     assert service.exists()
     assert agent.end() == 0
     eventually(lambda: not service.exists() or "zombie" in (service / "status").read_text())
+
+
+def test_a_machine_that_cannot_start_a_job_gives_it_back(plane: ControlPlane, agent: AgentProcess) -> None:
+    agent.enrolled().start("--workspace", "/dev/null/not-a-folder")
+    job = plane.dispatch("d_1", command=["true"])
+    plane.wait(lambda: job.finish)
+    assert job.finish and job.finish["outcome"] == "interrupted" and "Not a directory" in job.finish["reason"]
