@@ -12,7 +12,12 @@ from config.launcher.processes import Program, Stage, Supervisor
 from hibernation.providers.local import local_folder
 
 LOCAL_HOST = "hibernation.providers.local_host"
+IDENTITY = "identity.json"
+"""What an agent writes into its folder once it has joined."""
+
 TOKEN_LIMIT_S = 60.0
+LISTENS = b" listens queue="
+"""An agent logs this when it hears doorbells."""
 
 
 def local_host(plan: Plan) -> Program:
@@ -25,7 +30,7 @@ def local_agents(plan: Plan, supervisor: Supervisor) -> list[Program]:
     """DORMOUSE_LOCAL_AGENTS workers. Each enrols once, with a one-use token, and keeps its identity in its own folder."""
     names = [f"sim-gpu-{number}" for number in range(1, plan.env.local_agents + 1)]
     folders = {name: plan.env.data_dir / "agents" / name for name in names}
-    new = [name for name, folder in folders.items() if not folder.is_dir()]
+    new = [name for name, folder in folders.items() if not (folder / IDENTITY).exists()]
     tokens = dict(zip(new, _enrollment_tokens(plan, supervisor, names=new), strict=True))
     return [
         agent_program(plan, name=name, folder=folder, token=tokens.get(name, ""))

@@ -57,11 +57,8 @@ class Stack:
         self._broker()
         self._database()
         self._servers()
-        programs = agents.local_agents(self.plan, self.supervisor) if local_workers else []
-        for program in programs:
-            self.supervisor.start(program)
-        if programs:
-            say("✓", "agents", f"{len(programs)} workers with simulated GPUs")
+        if local_workers:
+            self._agents()
 
     def ready(self) -> list[str]:
         """What /readyz still misses; empty when everything works."""
@@ -121,6 +118,21 @@ class Stack:
             self._wait(worker, lambda worker=worker: b" ready." in worker.said())
         self._wait(beat, lambda: not self.ready())
         say("✓", "worker + beat", f"Celery, {sum(QUEUES.values())} slots")
+
+    def _agents(self) -> None:
+        """An agent that does not come up is said and no more: the installation works without it."""
+        programs = agents.local_agents(self.plan, self.supervisor)
+        children = [self.supervisor.start(program) for program in programs]
+        joined = 0
+        for child in children:
+            try:
+                self._wait(child, lambda child=child: agents.LISTENS in child.said())
+            except Failed as error:
+                say("!", child.program.name, str(error))
+            else:
+                joined += 1
+        if joined:
+            say("✓", "agents", f"{joined} workers with simulated GPUs")
 
     def _wait(self, child: Child, ready: Callable[[], bool]) -> None:
         self.supervisor.wait_until(child, ready, limit_s=READY_LIMIT_S)

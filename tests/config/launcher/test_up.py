@@ -87,6 +87,13 @@ def launch(tmp_path):
             launcher.process.wait()
 
 
+def post(url, body, *, token):
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    request = urllib.request.Request(url, data=json.dumps(body).encode(), headers=headers)
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return json.load(answer)
+
+
 def get(url, **headers):
     with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=10) as answer:
         return json.load(answer)
@@ -115,16 +122,36 @@ def test_everything_starts_answers_and_ends_with_ctrl_c(launch, free_port):
         assert "was killed" not in launcher.said()
 
 
-def test_killed_launcher_leaves_nothing_and_a_server_that_dies_is_named(launch):
-    launcher = launch().ready()
+JOB = "import time; time.sleep(313)"
+
+
+def test_killed_launcher_leaves_nothing_not_even_a_job_and_a_server_that_dies_is_named(launch):
+    launcher = launch(DORMOUSE_LOCAL_AGENTS="1").ready()
+    body = {"name": "long", "command": [sys.executable, "-c", JOB], "timeout_s": 600}
+    post(f"{launcher.url()}/api/jobs", body, token=(launcher.data / "admin-token").read_text().strip())
+    wait_for(lambda: running(launcher.process.pid, JOB), "the job runs, in a session of its own", limit_s=60)
+    launcher.below = descendants(launcher.process.pid)
     launcher.process.kill()
     launcher.ended(-signal.SIGKILL)
+
     again = launch().ready()
     assert "with the password of before" in again.said()
-    [beat] = [pid for pid in again.below if b"\0beat\0" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    [beat] = running(again.process.pid, "\0beat\0")
     os.kill(beat, signal.SIGKILL)
     again.ended(1)
     assert f"beat ended with signal SIGKILL ({again.data}/logs/beat.log)" in again.said()
+
+
+def running(pid, words):
+    """Processes below `pid` with these words in their command line."""
+    found = []
+    for below in descendants(pid):
+        try:
+            if words.encode() in Path(f"/proc/{below}/cmdline").read_bytes():
+                found.append(below)
+        except FileNotFoundError:
+            continue
+    return found
 
 
 def test_wrong_setting_starts_nothing_and_is_one_sentence(launch):
