@@ -3,17 +3,19 @@
 Rules that let old and new sides meet: a reader ignores fields that it does not know, a writer never
 changes the meaning of a field, every field but those that name the sender may be null or absent.
 All times are RFC 3339 in UTC, all sizes bytes, all durations seconds, snake case throughout.
-Standard library only.
+Standard library only, and agent/wire_fields.py.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from agent.wire_fields import WireError as WireError
+from agent.wire_fields import counts, items, number, text, whole
 
 ENROLL = "/api/agent/enroll"
 TOKEN = "/api/agent/token"
@@ -63,10 +65,6 @@ def dispatch_path(dispatch_id: str, verb: str) -> str:
 def snapshot_path(snapshot_id: str, verb: str) -> str:
     """verb: plan, commit or restore-plan."""
     return f"/api/agent/snapshots/{snapshot_id}/{verb}"
-
-
-class WireError(ValueError):
-    """A message that cannot be understood; its text names the field, what was found and what is wanted."""
 
 
 def to_json(message: Any) -> dict[str, Any]:
@@ -120,21 +118,21 @@ class StatusPost:
         if not isinstance(body, dict):
             raise WireError("a status post is a JSON object")
         return cls(
-            worker_id=_text(body, "worker_id", required=True) or "",
-            epoch=_whole(body, "epoch", required=True) or 0,
-            timestamp=_text(body, "timestamp"),
-            instance_id=_text(body, "instance_id"),
-            session_runtime_hours=_number(body, "session_runtime_hours", low=0),
-            max_session_hours=_number(body, "max_session_hours", low=0),
-            gpu_util=_number(body, "gpu_util", low=0, high=100),
-            status=_text(body, "status"),
-            gpus=tuple(_gpu(item) for item in _items(body, "gpus")),
-            cpu_util=_number(body, "cpu_util", low=0),
-            net_bytes_per_s=_number(body, "net_bytes_per_s", low=0),
-            disk_free_bytes=_whole(body, "disk_free_bytes"),
-            sessions=_counts(body, "sessions"),
-            jobs=tuple(str(item)[:64] for item in _items(body, "jobs")),
-            health_url=_text(body, "health_url"),
+            worker_id=text(body, "worker_id", required=True) or "",
+            epoch=whole(body, "epoch", required=True) or 0,
+            timestamp=text(body, "timestamp"),
+            instance_id=text(body, "instance_id"),
+            session_runtime_hours=number(body, "session_runtime_hours", low=0),
+            max_session_hours=number(body, "max_session_hours", low=0),
+            gpu_util=number(body, "gpu_util", low=0, high=100),
+            status=text(body, "status"),
+            gpus=tuple(_gpu(item) for item in items(body, "gpus")),
+            cpu_util=number(body, "cpu_util", low=0),
+            net_bytes_per_s=number(body, "net_bytes_per_s", low=0),
+            disk_free_bytes=whole(body, "disk_free_bytes"),
+            sessions=counts(body, "sessions"),
+            jobs=tuple(str(item)[:64] for item in items(body, "jobs")),
+            health_url=text(body, "health_url"),
         )
 
 
@@ -160,12 +158,12 @@ class StatusAnswer:
             raise WireError("a status answer is a JSON object")
         orders = tuple(
             Order(kind=str(item.get("kind", "")), id=str(item.get("id", "")))
-            for item in _items(body, "orders")
+            for item in items(body, "orders")
             if isinstance(item, dict)
         )
         return cls(
-            next_in_s=_number(body, "next_in_s", low=0) or 30.0,
-            epoch=_whole(body, "epoch") or 0,
+            next_in_s=number(body, "next_in_s", low=0) or 30.0,
+            epoch=whole(body, "epoch") or 0,
             orders=orders,
         )
 
@@ -210,8 +208,8 @@ class AgentSettings:
             return cls()
         transport = body.get("transport")
         return cls(
-            check_interval_s=_number(body, "check_interval_s", low=0.05) or 30.0,
-            max_session_hours=_number(body, "max_session_hours", low=0),
+            check_interval_s=number(body, "check_interval_s", low=0.05) or 30.0,
+            max_session_hours=number(body, "max_session_hours", low=0),
             transport=transport if isinstance(transport, dict) else {"kind": "https"},
         )
 
@@ -234,12 +232,12 @@ class Credentials:
         if not isinstance(body, dict):
             raise WireError("credentials are a JSON object")
         return cls(
-            worker_id=_text(body, "worker_id", required=True) or "",
-            epoch=_whole(body, "epoch", required=True) or 0,
-            secret=_text(body, "secret", required=True) or "",
-            access_token=_text(body, "access_token", required=True, at_most=8192) or "",
-            access_expires_in_s=_number(body, "access_expires_in_s", low=1) or ACCESS_TOKEN_LIFE_S,
-            instance_id=_text(body, "instance_id"),
+            worker_id=text(body, "worker_id", required=True) or "",
+            epoch=whole(body, "epoch", required=True) or 0,
+            secret=text(body, "secret", required=True) or "",
+            access_token=text(body, "access_token", required=True, at_most=8192) or "",
+            access_expires_in_s=number(body, "access_expires_in_s", low=1) or ACCESS_TOKEN_LIFE_S,
+            instance_id=text(body, "instance_id"),
             settings=AgentSettings.from_json(body.get("settings")),
         )
 
@@ -284,17 +282,17 @@ class Claimed:
     def from_json(cls, body: object) -> Claimed:
         if not isinstance(body, dict):
             raise WireError("a claim's answer is a JSON object")
-        kind = _text(body, "kind", required=True) or ""
+        kind = text(body, "kind", required=True) or ""
         if kind not in KINDS:
             raise WireError(f"kind {kind!r} is not one of {', '.join(KINDS)}: update the agent")
         work = body.get("work")
         if not isinstance(work, dict):
             raise WireError("work is a JSON object")
         return cls(
-            dispatch_id=_text(body, "dispatch_id", required=True) or "",
+            dispatch_id=text(body, "dispatch_id", required=True) or "",
             kind=kind,
-            fence=_whole(body, "fence", required=True) or 0,
-            lease_s=_number(body, "lease_s", low=0) or 60.0,
+            fence=whole(body, "fence", required=True) or 0,
+            lease_s=number(body, "lease_s", low=0) or 60.0,
             work=work,
         )
 
@@ -381,8 +379,8 @@ class Presigned:
         if not isinstance(headers, dict) or not all(isinstance(value, str) for value in headers.values()):
             raise WireError("headers of a presigned request are an object of texts")
         return cls(
-            method=_text(body, "method", required=True) or "",
-            url=_text(body, "url", required=True, at_most=8192) or "",
+            method=text(body, "method", required=True) or "",
+            url=text(body, "url", required=True, at_most=8192) or "",
             headers={str(key): value for key, value in headers.items()},
         )
 
@@ -403,12 +401,12 @@ class SnapshotTerms:
         if not isinstance(body, dict):
             raise WireError("terms of a snapshot are a JSON object")
         return cls(
-            snapshot_id=_text(body, "snapshot_id", required=True) or "",
-            owner_id=_text(body, "owner_id", required=True) or "",
-            owner_key=_text(body, "owner_key", required=True) or "",
-            root_key=_text(body, "root_key", required=True) or "",
-            parent_root_key=_text(body, "parent_root_key"),
-            content_id=_text(body, "content_id"),
+            snapshot_id=text(body, "snapshot_id", required=True) or "",
+            owner_id=text(body, "owner_id", required=True) or "",
+            owner_key=text(body, "owner_key", required=True) or "",
+            root_key=text(body, "root_key", required=True) or "",
+            parent_root_key=text(body, "parent_root_key"),
+            content_id=text(body, "content_id"),
         )
 
     def owner_key_bytes(self) -> bytes:
@@ -442,8 +440,8 @@ class PlanAnswer:
             raise WireError("a plan's answer is a JSON object")
         return cls(
             terms=SnapshotTerms.from_json(body.get("terms")),
-            put=tuple(Presigned.from_json(item) for item in _items(body, "put")),
-            get=tuple(Presigned.from_json(item) for item in _items(body, "get")),
+            put=tuple(Presigned.from_json(item) for item in items(body, "put")),
+            get=tuple(Presigned.from_json(item) for item in items(body, "get")),
         )
 
 
@@ -471,64 +469,14 @@ class CommitPost:
     seconds: float = 0.0
 
 
-# -- reading fields -------------------------------------------------------------------------------
-
-
-def _text(body: Mapping[str, Any], name: str, *, required: bool = False, at_most: int = 1024) -> str | None:
-    value = body.get(name)
-    if value is None and not required:
-        return None
-    if not isinstance(value, str) or (required and not value):
-        raise WireError(f"{name} must be text, not {value!r}")
-    return value[:at_most]
-
-
-def _whole(body: Mapping[str, Any], name: str, *, required: bool = False) -> int | None:
-    value = body.get(name)
-    if value is None and not required:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
-        raise WireError(f"{name} must be a whole number from 0, not {value!r}")
-    return value
-
-
-def _number(body: Mapping[str, Any], name: str, *, low: float, high: float = math.inf) -> float | None:
-    value = body.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise WireError(f"{name} must be a number, not {value!r}")
-    if not low <= value <= high:
-        raise WireError(f"{name} must be between {low:g} and {high:g}, not {value!r}")
-    return float(value)
-
-
-def _items(body: Mapping[str, Any], name: str, *, at_most: int = 1024) -> list[Any]:
-    value = body.get(name)
-    if value is None:
-        return []
-    if not isinstance(value, list) or len(value) > at_most:
-        raise WireError(f"{name} must be a list of at most {at_most}")
-    return value
-
-
-def _counts(body: Mapping[str, Any], name: str) -> dict[str, int]:
-    value = body.get(name)
-    if value is None:
-        return {}
-    if not isinstance(value, dict) or len(value) > 32:
-        raise WireError(f"{name} must be an object of counts")
-    return {str(key)[:32]: _whole(value, key) or 0 for key in value}
-
-
 def _gpu(item: object) -> Gpu:
     if not isinstance(item, dict):
         raise WireError("gpus must be a list of objects")
     return Gpu(
-        index=_whole(item, "index", required=True) or 0,
-        name=_text(item, "name") or "",
-        util=_number(item, "util", low=0, high=100),
-        mem_used_bytes=_whole(item, "mem_used_bytes"),
-        mem_total_bytes=_whole(item, "mem_total_bytes"),
-        temp_c=_number(item, "temp_c", low=-100, high=1000),
+        index=whole(item, "index", required=True) or 0,
+        name=text(item, "name") or "",
+        util=number(item, "util", low=0, high=100),
+        mem_used_bytes=whole(item, "mem_used_bytes"),
+        mem_total_bytes=whole(item, "mem_total_bytes"),
+        temp_c=number(item, "temp_c", low=-100, high=1000),
     )
