@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from config.launcher.plan import Plan, without_ours
-from config.launcher.processes import Program, Stage, Supervisor
+from config.launcher.processes import Program, Stage
 from hibernation.providers.local import local_folder
 
 LOCAL_HOST = "hibernation.providers.local_host"
 IDENTITY = "identity.json"
 """What an agent writes into its folder once it has joined."""
 
-TOKEN_LIMIT_S = 60.0
 LISTENS = b" listens queue="
 """An agent logs this when it hears doorbells."""
 
@@ -26,15 +24,23 @@ def local_host(plan: Plan) -> Program:
     return Program(name="local-host", command=command, env=_env(plan), stage=Stage.AGENTS)
 
 
-def local_agents(plan: Plan, supervisor: Supervisor) -> list[Program]:
-    """DORMOUSE_LOCAL_AGENTS workers. Each enrols once, with a one-use token, and keeps its identity in its own folder."""
+def folders(plan: Plan) -> dict[str, Path]:
+    """Name → folder of each of the DORMOUSE_LOCAL_AGENTS workers."""
     names = [f"sim-gpu-{number}" for number in range(1, plan.env.local_agents + 1)]
-    folders = {name: plan.env.data_dir / "agents" / name for name in names}
-    new = [name for name, folder in folders.items() if not (folder / IDENTITY).exists()]
-    tokens = dict(zip(new, _enrollment_tokens(plan, supervisor, names=new), strict=True))
+    return {name: plan.env.data_dir / "agents" / name for name in names}
+
+
+def newcomers(plan: Plan) -> list[str]:
+    """Those that have not joined yet and need a one-use token. An identity is kept in the worker's own folder."""
+    return [name for name, folder in folders(plan).items() if not (folder / IDENTITY).exists()]
+
+
+def local_agents(plan: Plan, tokens: Sequence[str]) -> list[Program]:
+    """The workers that `./run` brings along. tokens: one for each newcomer."""
+    token_of = dict(zip(newcomers(plan), tokens, strict=True))
     return [
-        agent_program(plan, name=name, folder=folder, token=tokens.get(name, ""))
-        for name, folder in folders.items()
+        agent_program(plan, name=name, folder=folder, token=token_of.get(name, ""))
+        for name, folder in folders(plan).items()
     ]
 
 
@@ -47,14 +53,6 @@ def agent_program(
     command = [sys.executable, "-m", "agent", "run", "--name", name, "--provider", provider,
                "--probe", "simulated", "--state-dir", str(folder), *extra]  # fmt: skip
     return Program(name=name, command=command, env=env, stage=Stage.AGENTS, server=False)
-
-
-def _enrollment_tokens(plan: Plan, supervisor: Supervisor, *, names: list[str]) -> list[str]:
-    """One token for each name, in that order. The one place that knows how tokens are made."""
-    if not names:
-        return []
-    program = plan.command("enrollment-tokens", "enrollment_token", "--count", str(len(names)), "--json")
-    return list(json.loads(supervisor.run(program, limit_s=TOKEN_LIMIT_S)))
 
 
 def _env(plan: Plan) -> dict[str, str]:

@@ -69,8 +69,9 @@ class Plan:
         command = valkey_command(binary=valkey_binary(), folder=folder, sock=self.valkey_socket)
         return Program(name="valkey", command=command, env=without_ours(self.environ), stage=Stage.BROKER)
 
-    def prepare(self) -> Program:
-        return self.command("prepare", "prepare", "--first-admin")
+    def prepare(self, *, join_tokens: int = 0) -> Program:
+        """Answers with one JSON object: bootstrap_admin's, and as many `tokens` for workers of this machine."""
+        return self.command("prepare", "prepare", "--first-start", "--join-tokens", str(join_tokens))
 
     def command(self, name: str, *arguments: str) -> Program:
         """One of manage.py's commands."""
@@ -112,7 +113,10 @@ class Plan:
         return self._celery("beat", "beat", "--pidfile=", "--loglevel", "info")
 
     def _celery(self, name: str, *arguments: str) -> Program:
-        return self._django(name, "-m", "celery", "--app", "config.celery", "--quiet", *arguments)
+        # `prepare` has just run Django's checks; wrong settings are refused all the same (config.checks).
+        return self._django(
+            name, "-m", "celery", "--app", "config.celery", "--quiet", "--skip-checks", *arguments
+        )
 
     def _django(self, name: str, *arguments: str) -> Program:
         env = dict(self.environ)

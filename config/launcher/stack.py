@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from config.launcher import agents
 from config.launcher.asking import get
@@ -37,7 +38,7 @@ class Stack:
     plan: Plan
     supervisor: Supervisor
     started_s: float = field(default_factory=time.monotonic)
-    login: Mapping[str, str | None] = field(default_factory=dict)
+    first: Mapping[str, Any] = field(default_factory=dict)
     data_kept: bool = True
 
     @property
@@ -55,7 +56,7 @@ class Stack:
     def start(self, *, local_workers: bool = True) -> None:
         """All processes, each ready. Raises Failed (what did not come up, with the end of its log) or StopAsked."""
         self._broker()
-        self._database()
+        self._database(join_tokens=len(agents.newcomers(self.plan)) if local_workers else 0)
         self._servers()
         if local_workers:
             self._agents()
@@ -95,9 +96,9 @@ class Stack:
         self._wait(child, lambda: answers(self.plan.valkey_socket))
         say("✓", "broker", f"private, unix socket ({Path(program.command[0]).name})")
 
-    def _database(self) -> None:
-        answer = self.supervisor.run(self.plan.prepare(), limit_s=PREPARE_LIMIT_S)
-        self.login = json.loads(answer.decode().strip().splitlines()[-1])
+    def _database(self, *, join_tokens: int) -> None:
+        answer = self.supervisor.run(self.plan.prepare(join_tokens=join_tokens), limit_s=PREPARE_LIMIT_S)
+        self.first = json.loads(answer.decode().strip().splitlines()[-1])
         kind = "PostgreSQL" if self.plan.env.postgres else "SQLite"
         say("✓", "database", f"{kind}, migrated")
 
@@ -121,7 +122,7 @@ class Stack:
 
     def _agents(self) -> None:
         """An agent that does not come up is said and no more: the installation works without it."""
-        programs = agents.local_agents(self.plan, self.supervisor)
+        programs = agents.local_agents(self.plan, self.first["tokens"])
         children = [self.supervisor.start(program) for program in programs]
         joined = 0
         for child in children:

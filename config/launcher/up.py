@@ -29,7 +29,7 @@ def _body(stack: Stack, lock: Lock) -> int:
 
 
 def _where(stack: Stack) -> str:
-    name, password = stack.login.get("username"), stack.login.get("password")
+    name, password = stack.first["username"], stack.first["password"]
     if password and stack.plan.env.demo:
         sign_in = f"{name} / {password}   (demo only)"
     elif password:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import io
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,15 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
-            "--first-admin", action="store_true", help="run bootstrap_admin as well and answer with its JSON"
+            "--first-start",
+            action="store_true",
+            help="run bootstrap_admin as well, and answer with one JSON object: username, password, token_file, tokens",
+        )
+        parser.add_argument(
+            "--join-tokens",
+            type=int,
+            default=0,
+            help="how many join tokens for workers of this machine to add",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -30,8 +40,11 @@ class Command(BaseCommand):
         call_command("migrate", verbosity=0, interactive=False, skip_checks=True)
         schedule_upsert()
         self._static()
-        if options["first_admin"]:
-            call_command("bootstrap_admin", json=True, stdout=self.stdout)
+        if options["first_start"]:
+            answer = _answer("bootstrap_admin", json=True)
+            count = options["join_tokens"]
+            answer["tokens"] = _answer("enrollment_token", count=count, json=True) if count else []
+            self.stdout.write(json.dumps(answer))
 
     def _static(self) -> None:
         """Collect again only where a file or a package that brings some has changed: compressing takes seconds."""
@@ -42,6 +55,13 @@ class Command(BaseCommand):
         shutil.rmtree(settings.STATIC_ROOT, ignore_errors=True)
         call_command("collectstatic", verbosity=0, interactive=False)
         stamp.write_text(wanted)
+
+
+def _answer(command: str, **options: Any) -> Any:
+    """What a command that answers in JSON says."""
+    out = io.StringIO()
+    call_command(command, stdout=out, **options)
+    return json.loads(out.getvalue())
 
 
 def static_fingerprint() -> str:
