@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from django.http import HttpRequest
+from django import forms
+from django.contrib import messages
+from django.contrib.auth import get_permission_codename
+from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
+from django.utils.html import format_html, format_html_join
+from django.utils.http import url_has_allowed_host_and_scheme
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
 from unfold.admin import ModelAdmin, TabularInline
+from unfold.forms import BaseDialogForm
+from unfold.widgets import UnfoldAdminTextInputWidget
+
+from core.errors import DomainError, NotFound
+from core.reasons import Reason, because
 
 
 class ConsoleAdmin(ModelAdmin):
@@ -42,3 +56,69 @@ class ReadOnlyInline(TabularInline):
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
+
+
+class OperatedAdmin(ReadOnlyAdmin):
+    """Rows that only the engine writes, and that people act upon: through confirmed dialogs, never by a link."""
+
+    def has_operate_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Whoever may change the rows elsewhere may act upon them here."""
+        return request.user.has_perm(f"{self.opts.app_label}.{get_permission_codename('change', self.opts)}")
+
+    def act(
+        self, request: HttpRequest, object_id: str, do: Callable[[Any], object], *, done: str
+    ) -> HttpResponse:
+        """Run a service on the row and go back to where the dialog was opened, with what it did or why it refused."""
+        row = self.get_queryset(request).filter(pk=object_id).first()
+        try:
+            if row is None:
+                raise NotFound(gettext("It is not there any more"))
+            do(row)
+        except DomainError as error:
+            messages.error(request, f"{error.message}. {error.hint}".strip())
+        else:
+            messages.success(request, done)
+        back = request.headers.get("HX-Current-URL", "")
+        own = reverse(f"admin:{self.opts.app_label}_{self.opts.model_name}_changelist")
+        # Only ever to a page of this console: the header is the browser's to send.
+        safe = url_has_allowed_host_and_scheme(back, {request.get_host()}, require_https=request.is_secure())
+        return HttpResponse(headers={"HX-Redirect": back if safe else own})
+
+
+class Dialog(BaseDialogForm):
+    """Unfold's dialog shows the errors of fields only; this one shows the others as well."""
+
+    def render_before_template(self) -> str:
+        errors = format_html_join(
+            "",
+            '<p class="mb-4 text-red-600 dark:text-red-500">{}</p>',
+            ((each,) for each in self.non_field_errors()),
+        )
+        return format_html("{}{}", errors, super().render_before_template())
+
+
+class NoteDialog(Dialog):
+    """A confirmation that asks for a word why, for the record."""
+
+    note = forms.CharField(label=_("Why"), required=False, max_length=200, widget=UnfoldAdminTextInputWidget)
+
+    def reason(self) -> Reason:
+        note = self.cleaned_data["note"]
+        if note:
+            return because("operator", note=note)
+        return because("asked", by=self.request.user.get_username())
+
+
+def shown_once(secret: str, *, what: str) -> HttpResponse:
+    """What replaces a dialog's form when it made a secret: the secret, and that it is never shown again."""
+    return HttpResponse(
+        format_html(
+            '<div id="dialog-form" class="mb-6 mt-6"><p class="mb-3">{}</p>'
+            '<pre class="p-3 rounded-default bg-base-100 dark:bg-base-800 whitespace-pre-wrap break-all">{}</pre>'
+            '<p class="mt-3">{}</p></div>',
+            what,
+            secret,
+            gettext("It is shown here and never again."),
+        ),
+        headers={"Cache-Control": "no-store"},
+    )

@@ -25,7 +25,7 @@ def account_create(*, owner: AbstractBaseUser, kind: str, label: str, **fields: 
     if kind not in DEFAULTS:
         raise Invalid(f"kind {kind!r} is not one of {', '.join(DEFAULTS)}")
     account = Account(owner=owner, kind=kind, label=label, **{**limit_columns(kind), **fields})
-    _check(account)
+    account_check(account)
     try:
         with transaction.atomic():
             account.save(force_insert=True)
@@ -40,7 +40,7 @@ def account_update(*, account: Account, **fields: Any) -> Account:
     """Change some of the account's own data. Its workers' check interval changes for those that enrol from now on."""
     for name, value in fields.items():
         setattr(account, name, value)
-    _check(account)
+    account_check(account)
     try:
         with transaction.atomic():
             account.save(update_fields=list(fields))
@@ -90,7 +90,8 @@ def credentials_hint(account: Account) -> str:
     return f"set, ends in …{texts[-1][-2:]}" if texts and len(texts[-1]) >= SECRET_SHOWN_FROM else "set"
 
 
-def _check(account: Account) -> None:
+def account_check(account: Account) -> None:
+    """Raises Invalid, naming the field, where the account contradicts itself."""
     try:
         ZoneInfo(account.reset_zone)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import hmac
 from datetime import datetime
 
-from django.conf import settings
 from django.utils.crypto import salted_hmac
 
 from agent import wire
 from core.agents import access_token
 from core.tokens import digest
 from pool.models import Worker
+from pool.services.direct_redis import transport
 
 
 def secret_first(worker_id: str, epoch: int, *, token: str, request_id: str) -> str:
@@ -51,13 +51,9 @@ def credentials(worker: Worker, *, secret: str, now: datetime) -> wire.Credentia
         settings=wire.AgentSettings(
             check_interval_s=worker.check_interval_s,
             max_session_hours=worker.account.session_shutdown_h,
-            transport=_transport(worker),
+            transport=transport(worker.pk, worker.epoch),
         ),
     )
-
-
-def _transport(worker: Worker) -> dict[str, str]:
-    return {"kind": settings.AGENT_TRANSPORT}
 
 
 def _derive(epoch: int, value: str) -> str:

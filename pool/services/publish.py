@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from typing import TypeVar
 
 import redis
+from django.conf import settings
 from django.db import transaction
 from django.db.models import Q
 
@@ -21,6 +22,7 @@ from core import broker
 from core.doorbell import ring_worker
 from gateway import keys
 from pool.models import HAUNTING, Dispatch, Worker
+from pool.services import direct_redis
 from pool.states import LISTENING, DispatchState, WorkerState
 
 log = logging.getLogger(__name__)
@@ -88,6 +90,10 @@ def publish_all(*, now: datetime) -> bool:
         )
         for chunk in _chunks(rows):
             client.hset(keys.GATE, mapping={row[0]: _gate_entry(*row[1:]) for row in chunk})
+        if settings.AGENT_TRANSPORT == "redis":
+            for worker_id, secret_sha256, epoch, _ in rows:
+                if secret_sha256:
+                    direct_redis.grant(worker_id, epoch)
         stale = client.hkeys(keys.ORDERS)
         for chunk in _chunks(sorted({row[0] for row in rows} | set(stale))):
             _orders_write(client, chunk)
@@ -115,6 +121,7 @@ def _gate_write(worker_id: str) -> None:
     broker.tell("HSET", keys.GATE, worker_id, _gate_entry(*row))
     if not row[0]:
         broker.tell("PUBLISH", keys.REVOKED, worker_id)
+        direct_redis.withdraw(worker_id)
 
 
 def _orders_changed(worker_ids: list[str]) -> None:

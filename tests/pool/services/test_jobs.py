@@ -313,7 +313,7 @@ from django.utils import timezone
 from pool.services.jobs import jobs_dispatch
 sys.stdin.readline()
 given = 0
-for _ in range(40):
+for _ in range(12):
     given += jobs_dispatch()
 print(given)
 """

@@ -1,0 +1,236 @@
+"""The pool in the console: what is shown, and that nothing happens without a confirmed POST by somebody who may."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import Permission, User
+from django.test import Client
+from django.urls import reverse
+
+from agent import wire
+from pool.models import Account, EnrollmentToken, Job, Sample, Worker
+from pool.services.accounts import account_create
+from pool.services.jobs import jobs_dispatch
+from pool.services.submission import JobSpec, job_submit
+from pool.states import JobState, WorkerState
+from tests.pool.conftest import NOON
+
+Enrol = Callable[..., Worker]
+pytestmark = pytest.mark.usefixtures("valkey")
+
+
+@pytest.fixture
+def console(ops: User) -> Client:
+    client = Client()
+    client.force_login(ops)
+    return client
+
+
+def staff(name: str, *codenames: str) -> Client:
+    person = User.objects.create_user(name, is_staff=True)
+    person.user_permissions.set(Permission.objects.filter(codename__in=codenames))
+    client = Client()
+    client.force_login(person)
+    return client
+
+
+def page(model: str, verb: str = "changelist", *args: str) -> str:
+    return reverse(f"admin:pool_{model}_{verb}", args=args)
+
+
+def confirm(client: Client, place: str, **fields: Any) -> Any:
+    return client.post(place, {"_form_submitted": "true", **fields})
+
+
+def test_every_page_of_the_pool_opens(console: Client, alice: User, enrol: Enrol) -> None:
+    worker = enrol("w")
+    job = job_submit(owner=alice, spec=JobSpec(command=["true"], env={"A": "hush"}))
+    jobs_dispatch()
+    sample = Sample.objects.create(worker=worker, epoch=1, at=NOON)
+    rows = {
+        "account": worker.account.pk,
+        "worker": worker.pk,
+        "job": job.pk,
+        "dispatch": job.attempts.get().pk,
+        "session": worker.sessions.get().pk,
+        "sample": sample.pk,
+        "enrollmenttoken": EnrollmentToken.objects.first().pk,
+    }
+    for model, pk in rows.items():
+        for place in (page(model), page(model, "change", str(pk))):
+            answer = console.get(place)
+            assert answer.status_code == 200, place
+            assert b"hush" not in answer.content
+
+
+def test_a_page_of_workers_costs_a_fixed_number_of_queries(
+    console: Client, enrol: Enrol, django_assert_max_num_queries: Callable[..., Any]
+) -> None:
+    for number in range(12):
+        enrol(f"w{number}")
+    console.get(page("worker"))
+    with django_assert_max_num_queries(14):
+        console.get(page("worker"))
+
+
+def test_a_workers_quota_is_shown_as_operators_read_it(console: Client, alice: User, enrol: Enrol) -> None:
+    colab = account_create(owner=alice, kind="colab", label="c")
+    worker = enrol("c1", into=colab)
+    worker.sessions.update(runtime_s=10.8 * 3600)
+    text = console.get(page("worker")).content.decode()
+    assert "session 10.80h/11.5h (93.9%)" in text
+    assert "NEAR LIMIT" in text
+
+
+@pytest.mark.parametrize(
+    ("verb", "state"), [("drain", WorkerState.DRAINING), ("revoke", WorkerState.REVOKED)]
+)
+def test_an_action_is_a_confirmed_post(console: Client, enrol: Enrol, verb: str, state: str) -> None:
+    worker = enrol()
+    place = reverse(f"admin:pool_worker_{verb}", args=[worker.pk])
+    opened = console.get(place)
+    assert opened.status_code == 200 and b"<form" in opened.content
+    worker.refresh_from_db()
+    assert worker.state == WorkerState.ONLINE
+
+    strict = Client(enforce_csrf_checks=True)
+    strict.force_login(User.objects.get(username="ops"))
+    assert confirm(strict, place).status_code == 403
+    worker.refresh_from_db()
+    assert worker.state == WorkerState.ONLINE
+
+    done = confirm(console, place, note="smells of smoke")
+    assert done["HX-Redirect"] == page("worker")
+    worker.refresh_from_db()
+    assert (worker.state, worker.reason) == (state, "an operator decided so: smells of smoke")
+
+
+def test_whoever_may_only_look_may_not_act(enrol: Enrol) -> None:
+    worker = enrol()
+    place = reverse("admin:pool_worker_drain", args=[worker.pk])
+    looking = staff("looker", "view_worker")
+    assert looking.get(page("worker")).status_code == 200
+    assert confirm(looking, place).status_code == 403
+    assert confirm(staff("driver", "view_worker", "change_worker"), place).status_code == 200
+    worker.refresh_from_db()
+    assert worker.state == WorkerState.DRAINING
+
+
+def test_what_a_service_refuses_is_said_and_nothing_changes(console: Client, enrol: Enrol) -> None:
+    worker = enrol()
+    Worker.objects.filter(pk=worker.pk).update(state=WorkerState.REVOKED)
+    confirm(console, reverse("admin:pool_worker_drain", args=[worker.pk]))
+    assert "cannot become draining: it is revoked" in console.get(page("worker")).content.decode()
+
+
+def test_back_is_only_ever_a_page_of_this_console(console: Client, enrol: Enrol) -> None:
+    worker = enrol()
+    place = reverse("admin:pool_worker_undrain", args=[worker.pk])
+
+    def back(url: str) -> str:
+        return console.post(place, {"_form_submitted": "true"}, headers={"HX-Current-URL": url})[
+            "HX-Redirect"
+        ]
+
+    assert back("http://testserver/pool/worker/?q=1") == "http://testserver/pool/worker/?q=1"
+    assert back("https://evil.example/") == page("worker")
+
+
+def test_a_worker_is_added_with_a_token_that_is_shown_once(
+    console: Client, account: Account, api_client: Callable[..., Any]
+) -> None:
+    place = reverse("admin:pool_worker_join")
+    fields = {"account": account.pk, "uses": 1, "minutes": 60}
+    shown = confirm(console, place, **fields)
+    assert "no-store" in shown["Cache-Control"]
+    text = shown.content.decode()
+    token = text.split("DORMOUSE_JOIN_TOKEN=")[1].split()[0]
+    assert api_client().post(wire.ENROLL, {"token": token}).status_code == 200
+    assert token not in console.get(page("enrollmenttoken")).content.decode()
+    wrong = confirm(console, place, account="", uses=1, minutes=60)
+    assert "This field is required" in wrong.content.decode()
+    assert EnrollmentToken.objects.count() == 1
+
+
+def test_one_joins_machines_to_ones_own_accounts_only(account: Account) -> None:
+    driver = staff("driver", "change_worker")
+    answer = confirm(driver, reverse("admin:pool_worker_join"), account=account.pk, uses=1, minutes=60)
+    assert "Select a valid choice" in answer.content.decode()
+    assert not EnrollmentToken.objects.exists()
+
+
+def test_a_job_is_cancelled_from_its_page(console: Client, alice: User) -> None:
+    job = job_submit(owner=alice, spec=JobSpec(command=["true"]))
+    place = reverse("admin:pool_job_cancel", args=[job.pk])
+    assert console.get(place).status_code == 200
+    assert Job.objects.get().state == JobState.QUEUED
+    confirm(console, place)
+    job.refresh_from_db()
+    assert (job.state, job.reason) == (JobState.CANCELLED, "cancelled by ops")
+
+
+# -- accounts -----------------------------------------------------------------------------------------
+
+
+def test_a_new_account_begins_with_the_limits_of_its_kind(console: Client, alice: User) -> None:
+    fields = {"owner": alice.pk, "kind": "kaggle", "label": "k", "enabled": "on", "secret": ""}
+    assert console.post(page("account", "add"), fields).status_code == 302
+    account = Account.objects.get(label="k")
+    assert (account.weekly_limit_h, account.session_shutdown_h, account.safe_percent) == (30, 8.5, 70)
+
+
+def account_form(account: Account, **changed: Any) -> dict[str, Any]:
+    columns = [
+        "owner_id",
+        "label",
+        "session_limit_h",
+        "session_shutdown_h",
+        "weekly_limit_h",
+        "safe_percent",
+        "check_interval_s",
+        "reset_weekday",
+        "reset_hour",
+        "reset_zone",
+        "budget_usd_per_day",
+        "budget_usd_per_month",
+        "price_cap_usd_per_h",
+    ]
+    fields = {name.removesuffix("_id"): getattr(account, name) for name in columns}
+    filled = {name: "" if value is None else value for name, value in fields.items()}
+    return {**filled, "enabled": "on", "secret": "", **changed}
+
+
+def test_a_secret_goes_in_by_a_password_field_and_never_comes_out(console: Client, alice: User) -> None:
+    account = account_create(owner=alice, kind="vast", label="v")
+    place = page("account", "change", account.pk)
+    secret = json.dumps({"api_key": "vast-0123456789abcdef3"})
+    assert console.post(place, account_form(account, secret=secret)).status_code == 302
+    account.refresh_from_db()
+    assert account.credentials == secret
+    text = console.get(place).content.decode()
+    assert "vast-0123" not in text
+    assert "set, ends in …f3" in text
+    assert 'type="password"' in text
+    assert console.post(place, account_form(account, label="w")).status_code == 302
+    account.refresh_from_db()
+    assert (account.label, account.credentials) == ("w", secret)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"secret": "not json"}, "credentials must be a JSON object"),
+        ({"reset_zone": "Mars"}, "is not a time zone"),
+        ({"session_limit_h": "5", "session_shutdown_h": "6"}, "is later than session_limit_h"),
+    ],
+)
+def test_a_wrong_account_is_not_saved(console: Client, alice: User, change: dict[str, str], why: str) -> None:
+    account = account_create(owner=alice, kind="kaggle", label="k")
+    answer = console.post(page("account", "change", account.pk), account_form(account, **change))
+    assert answer.status_code == 200
+    assert why in answer.content.decode()
+    assert Account.objects.get().credentials == ""
