@@ -5,6 +5,7 @@ from datetime import timedelta
 
 from django.utils.translation import gettext_lazy as _
 
+from config.console import UNFOLD  # noqa: F401  a setting of django-unfold
 from config.env import broker_url, env_read
 from config.logs import logging_config
 from config.paths import CHECKOUT
@@ -243,13 +244,6 @@ STORAGES = {
 }
 WHITENOISE_KEEP_ONLY_HASHED_FILES = True
 
-UNFOLD = {
-    "SITE_TITLE": "Dormouse",
-    "SITE_HEADER": "Dormouse",
-    "SITE_SYMBOL": "bedtime",
-    "SHOW_LANGUAGES": True,
-    "SHOW_HISTORY": True,
-}
 
 LOGGING = logging_config(ENV.log_format, debug=DEBUG)
 
