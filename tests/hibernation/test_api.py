@@ -186,6 +186,16 @@ def test_a_chain_shows_its_phase_its_bytes_and_the_time_left(api: Any, alice: An
     assert progress["percent"] == pytest.approx(100 * 1.4 / 6, abs=0.1)
 
 
+def test_work_of_an_earlier_box_is_no_progress_of_this_chain(api: Any, alice: Any) -> None:
+    instance = instance_of(alice)
+    api.post(f"/api/instances/{instance.pk}/hibernate")
+    Chain.objects.update(step="snapshot")
+    work = work_of(instance, kind=Dispatch.Kind.SNAPSHOT)
+    Dispatch.objects.filter(pk=work.pk).update(epoch=0, progress={"bytes_done": 400, "bytes_total": 1000})
+    progress = api.get(f"/api/instances/{instance.pk}").json()["progress"]
+    assert (progress["bytes_total"], progress["phase"], progress["left_s"]) == (0, "snapshot", None)
+
+
 def test_a_list_costs_as_many_queries_for_many_as_for_one(api: Any, alice: Any) -> None:
     def queries() -> int:
         with CaptureQueriesContext(connection) as captured:

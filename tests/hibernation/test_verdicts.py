@@ -126,6 +126,14 @@ def test_readings_of_an_earlier_epoch_do_not_count(instance: Instance) -> None:
     assert instance.verdict["code"] == "awake_no_reading"
 
 
+def test_a_reading_that_its_last_box_sent_late_does_not_count(instance: Instance) -> None:
+    post(instance, (0, 2.0))
+    judged(instance, 1)
+    post(instance, (30, 2.0))
+    Instance.objects.filter(pk=instance.pk).update(epoch=2)
+    assert judged(instance, 31).verdict["code"] == "awake_no_reading"
+
+
 # -- what holds it awake ------------------------------------------------------------------------------------------------
 
 
@@ -244,6 +252,21 @@ def test_two_ticks_at_once_judge_each_instance_once(instance: Instance) -> None:
     post(instance, (0, 2.0))
     assert [verdicts_tick(at(1)), verdicts_tick(at(1))] == [1, 0]
     assert codes(instance) == ["idle_detected"]
+
+
+def test_of_two_ticks_that_found_the_same_instance_one_judges_it(instance: Instance) -> None:
+    post(instance, (0, 2.0))
+    others: list[int] = []
+
+    def faster(execute: Any, sql: str, *args: Any) -> Any:
+        if sql.startswith("UPDATE") and not others:
+            others.append(-1)
+            others[0] = verdicts_tick(at(1))
+        return execute(sql, *args)
+
+    with connection.execute_wrapper(faster):
+        assert verdicts_tick(at(1)) == 0
+    assert others == [1]
 
 
 def test_a_reading_that_arrives_while_it_is_judged_is_not_forgotten(
