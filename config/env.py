@@ -48,12 +48,13 @@ class Postgres:
 @dataclass(frozen=True, kw_only=True)
 class Env:
     """What the environment says. Addresses carry no trailing slash; chain_lease_s and beat_lease_s are seconds;
-    listen is the gateway's host:port; trusted_proxies counts the TLS proxies that stand before the gateway."""
+    listen is the gateway's host:port, port the same port; trusted_proxies counts the TLS proxies that stand before the gateway."""
 
     data_dir: Path
     run_dir: Path
     port: int
     listen: str
+    listen_host: str
     public_url: str
     public_host: str
     https: bool
@@ -79,7 +80,7 @@ def env_read(environ: Mapping[str, str]) -> Env:
     reader = Reader(environ)
     data = data_dir(environ)
     sockets = run_dir(data, environ)
-    port = reader.whole("DORMOUSE_PORT", 8000, low=1, high=65535, unit="a port", id="E002")
+    listen_host, port = _listen(reader)
     public = reader.url(
         "DORMOUSE_PUBLIC_URL", f"http://127.0.0.1:{port}", schemes=("https", "http"), id="E003"
     )
@@ -89,8 +90,7 @@ def env_read(environ: Mapping[str, str]) -> Env:
     store, s3 = _snapshot_store(reader, data)
     host = public.hostname or "127.0.0.1"
     demo = reader.flag("DORMOUSE_DEMO", id="E007")
-    listen = reader.text("DORMOUSE_LISTEN", f"127.0.0.1:{port}")
-    for name, place in (("DORMOUSE_PUBLIC_URL", host), ("DORMOUSE_LISTEN", listen.rpartition(":")[0])):
+    for name, place in (("DORMOUSE_PUBLIC_URL", host), ("DORMOUSE_LISTEN", listen_host)):
         if demo and not loopback(place):
             reader.problem(
                 "E013",
@@ -101,7 +101,8 @@ def env_read(environ: Mapping[str, str]) -> Env:
         data_dir=data,
         run_dir=sockets,
         port=port,
-        listen=listen,
+        listen=f"{listen_host}:{port}",
+        listen_host=listen_host,
         public_url=f"{public.scheme}://{public.netloc}",
         public_host=host,
         https=public.scheme == "https",
@@ -147,6 +148,27 @@ def loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def _listen(reader: Reader) -> tuple[str, int]:
+    """Where the gateway listens: DORMOUSE_LISTEN whole, else DORMOUSE_PORT on this machine alone."""
+    port = reader.whole("DORMOUSE_PORT", 8000, low=1, high=65535, unit="a port", id="E002")
+    value = reader.text("DORMOUSE_LISTEN", f"127.0.0.1:{port}")
+    host, _, tail = value.rpartition(":")
+    if (
+        host
+        and (":" not in host or host.startswith("["))
+        and tail.isascii()
+        and tail.isdigit()
+        and 0 < int(tail) < 65536
+    ):
+        return host, int(tail)
+    reader.problem(
+        "E002",
+        "DORMOUSE_LISTEN",
+        f"is {value!r}, which is no host:port: write for example 0.0.0.0:8000 or [::]:8000",
+    )
+    return "127.0.0.1", port
 
 
 def _postgres(reader: Reader) -> Postgres | None:

@@ -203,7 +203,7 @@ REST_FRAMEWORK = {
     "PAGE_SIZE": 50,
     "EXCEPTION_HANDLER": "core.api.exception_handler",
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
-    "DEFAULT_THROTTLE_CLASSES": ["rest_framework.throttling.ScopedRateThrottle"],
+    "DEFAULT_THROTTLE_CLASSES": ["core.throttles.ScopedThrottle"],
     # A view names its scope in throttle_scope. These spare the machine; they are no security boundary (not atomic).
     "DEFAULT_THROTTLE_RATES": {"enroll": "10/min", "token": "30/min", "agent": "120/min", "api": "600/min"},
     # The gateway is the one proxy that Django sees; without this number clients choose their own address.

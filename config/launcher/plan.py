@@ -45,14 +45,15 @@ class Plan:
         return cls(environ, env_read(environ))
 
     @property
-    def local_url(self) -> str:
-        """Where the gateway is reached from this machine, whatever the public address is."""
-        return f"http://{self.listen_host}:{self.env.port}"
+    def local_host(self) -> str:
+        """The name by which this machine reaches the gateway, which may listen on all of its addresses."""
+        host = self.env.listen_host
+        return {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
 
     @property
-    def listen_host(self) -> str:
-        host = self.env.listen.rpartition(":")[0]
-        return {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
+    def local_url(self) -> str:
+        """Where the gateway is reached from this machine, whatever the public address is."""
+        return f"http://{self.local_host}:{self.env.port}"
 
     @property
     def web_socket(self) -> Path:

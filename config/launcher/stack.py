@@ -33,7 +33,8 @@ class Refused(Exception):
 
 @dataclass
 class Stack:
-    """Everything that one launcher started. `login` is bootstrap_admin's answer. data_kept: what to say at the end."""
+    """Everything that one launcher started. first: what `prepare` answered (username, password, tokens).
+    data_kept: what to say at the end."""
 
     plan: Plan
     supervisor: Supervisor
@@ -73,7 +74,7 @@ class Stack:
 
     def get(self, path: str) -> tuple[int, bytes]:
         """GET through the gateway."""
-        return get(path, host=self.plan.listen_host.strip("[]"), port=self.plan.env.port)
+        return get(path, host=self.plan.local_host.strip("[]"), port=self.plan.env.port)
 
     def watch(self) -> None:
         """Until somebody asks to stop (StopAsked) or a server ends by itself (Failed)."""
@@ -117,7 +118,10 @@ class Stack:
         say("✓", "web", f"{self.plan.local_url}")
         for worker in workers:
             self._wait(worker, lambda worker=worker: b" ready." in worker.said())
-        self._wait(beat, lambda: not self.ready())
+        try:
+            self._wait(beat, lambda: not self.ready())
+        except Failed as error:
+            raise Failed("\n".join([str(error), "Still missing:", *self.ready()])) from error
         say("✓", "worker + beat", f"Celery, {sum(QUEUES.values())} slots")
 
     def _agents(self) -> None:
@@ -166,15 +170,15 @@ def _plan(environ: Mapping[str, str]) -> tuple[Plan, Lock]:
 
 def _with_port(plan: Plan) -> Plan:
     """The plan, moved to the next free port where its own is taken and nobody outside counts on it."""
-    host, _, port = plan.env.listen.rpartition(":")
+    host, port = plan.env.listen_host, plan.env.port
     fixed = [name for name in ("DORMOUSE_LISTEN", "DORMOUSE_PUBLIC_URL") if plan.environ.get(name)]
-    if is_free(host, int(port)):
+    if is_free(host, port):
         return plan
     if fixed:
         raise NoPort(
             f"{plan.env.listen} is taken, and {' and '.join(fixed)} may name no other: free it or change them"
         )
-    free = next_free(host, int(port) + 1)
+    free = next_free(host, port + 1)
     print(f"Port {port} is taken; using {free}.", flush=True)
     return Plan.of({**plan.environ, "DORMOUSE_PORT": str(free)})
 

@@ -32,6 +32,9 @@ def test_nothing_set_is_a_complete_installation_on_this_machine(read, tmp_path):
 WRONG = [
     ("E002", "DORMOUSE_PORT", "80a"),
     ("E002", "DORMOUSE_PORT", "70000"),
+    ("E002", "DORMOUSE_LISTEN", "8000"),
+    ("E002", "DORMOUSE_LISTEN", "0.0.0.0:http"),
+    ("E002", "DORMOUSE_LISTEN", "::1:8000"),
     ("E003", "DORMOUSE_PUBLIC_URL", "ftp://host"),
     ("E003", "DORMOUSE_PUBLIC_URL", "https://host/sub/folder"),
     ("E003", "DORMOUSE_PUBLIC_URL", "https://"),
@@ -135,3 +138,9 @@ def test_celery_gets_the_same_redis_in_its_own_form(redis_py, kombu):
 
 def test_empty_variable_is_the_same_as_none(read):
     assert read(REDIS_URL="", DATABASE_URL=" ", DORMOUSE_PORT="").problems == ()
+
+
+def test_listening_elsewhere_moves_the_default_address_with_it(read):
+    env = read(DORMOUSE_LISTEN="[::]:8123", DORMOUSE_PORT="8000")
+    assert (env.listen, env.listen_host, env.port) == ("[::]:8123", "[::]", 8123)
+    assert env.public_url == "http://127.0.0.1:8123"
