@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from snapshots.engine.compare import compare
 from tests.snapshots.engine.trees import noise, odd_tree, put, sparse, supports_xattrs
+
+Change = Callable[[Path], object]
 
 
 @pytest.fixture
@@ -45,11 +48,11 @@ def test_a_faithful_copy_has_no_difference(pair: tuple[Path, Path]) -> None:
         ("owner", lambda t: os.chown(t / "plain.txt", 12, 34)),
     ],
 )
-def test_every_kind_of_difference_is_found(pair: tuple[Path, Path], what: str, change: object) -> None:
+def test_every_kind_of_difference_is_found(pair: tuple[Path, Path], what: str, change: Change) -> None:
     first, second = pair
     if what == "owner" and os.geteuid() != 0:
         pytest.skip("only root can give files away")
-    change(second)  # type: ignore[operator]
+    change(second)
     found = compare(first, second)
     assert what in {difference.what for difference in found}
     assert all(str(difference) for difference in found)
@@ -84,9 +87,9 @@ def test_a_less_sparse_copy_is_tolerated_within_the_slack(tmp_path: Path) -> Non
     assert compare(tmp_path / "a", tmp_path / "b") == []
 
 
-def keep_time(path: Path, change: object) -> None:
+def keep_time(path: Path, change: Change) -> None:
     before = os.stat(path)
-    change(path)  # type: ignore[operator]
+    change(path)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 

@@ -7,6 +7,7 @@ import shutil
 import socket
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -217,14 +218,14 @@ trees = st.recursive(
 )
 
 
-def build(root: bytes, tree: dict[bytes, object]) -> None:
+def build(root: bytes, tree: dict[bytes, Any]) -> None:
     os.makedirs(root, exist_ok=True)
     for name, what in tree.items():
         path = root + b"/" + name
         if isinstance(what, dict):
             build(path, what)
             continue
-        kind, data, mode = what  # type: ignore[misc]
+        kind, data, mode = what
         if kind == "symlink":
             os.symlink(data, path)
         elif kind == "fifo":
@@ -244,7 +245,7 @@ def build(root: bytes, tree: dict[bytes, object]) -> None:
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-def test_any_tree_is_restored_identical(tmp_path: Path, tree: dict[bytes, object], seed: int) -> None:
+def test_any_tree_is_restored_identical(tmp_path: Path, tree: dict[bytes, Any], seed: int) -> None:
     base = tmp_path / "any"
     shutil.rmtree(base, ignore_errors=True)
     source = base / "workspace"

@@ -416,10 +416,10 @@ def test_progress_reaches_its_totals_and_never_goes_beyond(store: Store, target:
 
 def test_a_locked_staging_folder_is_not_cleared(store: Store, target: Path, taken: str) -> None:
     left = target.parent / f".{target.name}.restoring"
-    put(left / "somebody/is/at/work", b"x")
+    put(left / "somebody/is/busy", b"x")
     fd = os.open(left, os.O_RDONLY)
     fcntl.flock(fd, fcntl.LOCK_EX)
     with pytest.raises(EngineError, match="another restore"):
         restore_of(target, store, taken)
     os.close(fd)
-    assert (left / "somebody/is/at/work").exists()
+    assert (left / "somebody/is/busy").exists()
