@@ -1,0 +1,103 @@
+"""Jobs end to end: to the worker that is safe on quota, logs whole, and once, whatever dies meanwhile."""
+
+import json
+import os
+import re
+import signal
+from datetime import UTC, datetime, timedelta
+
+from tests.e2e.client import Client
+from tests.e2e.waiting import eventually
+
+LINES = 20_000
+TALKATIVE = f"""
+import sys
+for number in range({LINES}):
+    print(f"line {{number}} áé", file=sys.stderr if number % 2 else sys.stdout)
+"""
+
+
+def near_its_limit():
+    return ["--session-started", (datetime.now(UTC) - timedelta(hours=10.81)).isoformat()]
+
+
+def test_job_goes_to_the_safe_worker_and_its_output_arrives_whole(installation, join):
+    tired = join("colab-tired", "colab", extra=near_its_limit())
+    fresh = join("colab-fresh", "colab")
+    client = installation.client()
+    shown = eventually(
+        lambda: (found := client.worker(tired.name)) and not found["quota"]["safe"] and found,
+        what="94 % of a session is not safe",
+    )
+    assert "near its limit: session 10.8" in shown["quota"]["reason"]
+    jobs = [
+        client.post(
+            "/api/jobs", name=name, command=["python3", "-c", TALKATIVE], provider="colab", timeout_s=60
+        )
+        for name in ("one", "two")
+    ]
+    for job in jobs:
+        ended = eventually(lambda job=job: client.job_ended(job["id"]), what="the job ends")
+        assert ended["status"] == "succeeded", ended["reason"]
+        assert ended["worker"]["name"] == fresh.name
+        lines = client.log(job["id"]).splitlines()
+        assert sorted(lines) == sorted(f"line {number} áé" for number in range(LINES))
+
+
+def test_job_that_only_a_worker_near_its_limit_could_run_waits_and_says_so(installation, join):
+    join("colab-tired", "colab", extra=near_its_limit())
+    client = installation.client()
+    job = client.post("/api/jobs", command=["true"], provider="colab")
+    eventually(
+        lambda: "near their limit" in client.job(job["id"])["reason"], what="the job says why it waits"
+    )
+    assert client.job(job["id"])["status"] == "queued"
+    client.post(f"/api/jobs/{job['id']}/cancel")
+
+
+def test_job_of_a_killed_worker_runs_again_elsewhere_and_its_late_report_is_refused(installation, join):
+    first, second = join("first", "kaggle"), join("second", "kaggle")
+    client = installation.client()
+    counter = installation.folder / "runs"
+    # The first run ends only when it is allowed to, the second one at once.
+    script = f"""
+echo "attempt $DORMOUSE_ATTEMPT" >> {counter}
+echo "attempt $DORMOUSE_ATTEMPT"
+[ "$DORMOUSE_ATTEMPT" != 1 ] || while [ ! -e {counter}.go ]; do sleep 0.05; done
+"""
+    job = client.post("/api/jobs", script=script, provider="kaggle", timeout_s=120)["id"]
+    eventually(lambda: client.job(job)["status"] == "running" and counter.exists(), what="the job runs")
+    by_name = {worker.name: worker for worker in (first, second)}
+    victim = by_name[client.job(job)["worker"]["name"]]
+    dispatch = installation.attempt(job)
+    os.kill(installation.pid(victim.name), signal.SIGKILL)
+    ended = eventually(lambda: client.job_ended(job), what="the job ends elsewhere")
+    assert ended["status"] == "succeeded", ended["reason"]
+    assert ended["worker"]["name"] != victim.name
+    assert client.log(job) == "attempt 2\n"
+
+    installation.launch(victim.name)
+    (installation.folder / "runs.go").touch()
+    eventually(
+        lambda: re.search(f"dispatch={dispatch} .*409 stand_down", victim.said()),
+        what="the first worker's agent is told to stand down",
+    )
+    # Said once more by hand, with that worker's own credentials and the fence that it was given.
+    agent = Client(installation.url, token=access_token(installation.url, victim))
+    late = agent.call(
+        "POST", f"/api/agent/dispatch/{dispatch}/finish", {"fence": 1, "outcome": "failed", "exit_code": 1}
+    )
+    assert (late.status, late.code) == (409, "stand_down")
+    again = client.job(job)
+    assert (again["status"], again["exit_code"], again["ended_at"]) == ("succeeded", 0, ended["ended_at"])
+    assert [one["status"] for one in sorted(again["attempts"], key=lambda one: one["number"])] == [
+        "withdrawn",
+        "succeeded",
+    ]
+    assert counter.read_text() == "attempt 1\nattempt 2\n"
+
+
+def access_token(url, worker):
+    identity = json.loads((worker.folder / "identity.json").read_text())
+    answer = Client(url).post("/api/agent/token", worker_id=identity["worker_id"], secret=identity["secret"])
+    return answer["access_token"]

@@ -1,0 +1,21 @@
+"""A night and a morning of an instance: idle, saved, gone; woken, every byte in place."""
+
+from tests.e2e.rented import nothing_was_risked, policy
+
+
+def test_idle_instance_sleeps_by_itself_and_wakes_with_every_byte_in_place(rent):
+    rented = rent("night")
+    before = rented.fill(seed=1)
+    asleep = policy(enabled=True)
+    rented.client.ok("PUT", f"/api/instances/{rented.id}/config", **asleep)
+    box = rented.installation.box_folder(rented.box()["provider_ref"])
+    rented.until("hibernated", within_s=90)
+    assert not box.exists()
+    assert rented.wake().status == 202
+    rented.until("running", within_s=90)
+    assert rented.differences(before) == []
+    nothing_was_risked(rented)
+    (generation,) = rented.snapshots()
+    names = sum(entry.kind == "file" for entry in before.entries.values())
+    assert generation["files"] == names - 1  # one of them is a second name
+    assert rented.host_said() == {"rented": 2, "destroyed": 1, "gone": 1}
