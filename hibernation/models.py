@@ -97,6 +97,10 @@ class Instance(Stateful):
                 condition=~Q(state=InstanceState.HIBERNATED) | Q(snapshot__isnull=False),
                 name="instance_hibernated_has_a_snapshot",
             ),
+            models.CheckConstraint(
+                condition=~Q(state=InstanceState.HIBERNATING) | Q(restore_incomplete=False),
+                name="instance_snapshotted_only_when_restored",
+            ),
         ]
         indexes = [
             models.Index(fields=["owner", "state"], name="instance_owner_state"),
@@ -147,6 +151,9 @@ class Box(Stateful):
     region = models.CharField(max_length=40, blank=True, default="")
     price_usd_per_h = models.DecimalField(max_digits=10, decimal_places=4)
     created_at = models.DateTimeField(default=timezone.now)
+    create_asked_at = models.DateTimeField(
+        null=True, blank=True, help_text=_("from here the provider may have created it")
+    )
     rented_at = models.DateTimeField(null=True, blank=True, help_text=_("billed from here"))
     handed_over_at = models.DateTimeField(
         null=True, blank=True, help_text=_("from here it may hold new work")
@@ -172,6 +179,15 @@ class Box(Stateful):
                 | Q(safe_snapshot__isnull=False, safe_epoch=F("epoch"))
                 | ~Q(discarded_by=""),
                 name="box_destroyed_only_with_a_verified_generation",
+            ),
+            models.CheckConstraint(
+                condition=~Q(state=BoxState.REFUSED) | Q(provider_ref=""),
+                name="box_that_was_rented_is_never_refused",
+            ),
+            models.CheckConstraint(
+                condition=Q(state=BoxState.GONE, gone_at__isnull=False)
+                | (~Q(state=BoxState.GONE) & Q(gone_at__isnull=True)),
+                name="box_billed_until_it_is_gone",
             ),
             models.UniqueConstraint(
                 fields=["instance"], condition=Q(state__in=LIVE), name="box_one_live_per_instance"

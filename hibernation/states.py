@@ -67,7 +67,7 @@ INSTANCE = StateTable(
     },
     limits={
         N.PROVISIONING: Limit(minutes=120, then=None),
-        N.IDLE: Limit(minutes=24 * 60, then=N.RUNNING),
+        N.IDLE: Limit(minutes=8 * 24 * 60, then=N.RUNNING),  # longer than the longest pause of a policy
         N.HIBERNATING: Limit(minutes=24 * 60, then=None),
         N.WAKING: Limit(minutes=12 * 60, then=None),
     },
@@ -83,6 +83,7 @@ class BoxState(StrEnum):
     BOOTING = "booting"
     RUNNING = "running"
     DESTROYING = "destroying"
+    STRANDED = "stranded"
     GONE = "gone"
     REFUSED = "refused"
 
@@ -96,12 +97,16 @@ BOX = StateTable(
         B.BOOTING: "the provider has it; its agent has not answered yet",
         B.RUNNING: "its agent answers",
         B.DESTROYING: "it must go; asked for again until the provider shows that it is gone",
+        B.STRANDED: "it came back after its instance had gone on without it; its work is nowhere else, a person decides",
         B.GONE: "the provider's complete list and a read by its id say that it is gone",
         B.REFUSED: "the provider never created it",
     },
     edges={
         (B.RENTING, B.BOOTING): Edge("the provider has it", "box_rented"),
-        (B.RENTING, B.REFUSED): Edge("the provider refused, and lists nothing with its label", "box_refused"),
+        (B.RENTING, B.REFUSED): Edge("the provider refused, or lists nothing with its label", "box_refused"),
+        (B.RENTING, B.DESTROYING): Edge(
+            "it is not wanted any more, and the provider may have created it all the same", "box_destroying"
+        ),
         (B.BOOTING, B.RUNNING): Edge("its agent answers", "box_up"),
         (B.BOOTING, B.DESTROYING): Edge(
             "it did not come up in time, or is not wanted any more", "box_destroying"
@@ -112,17 +117,29 @@ BOX = StateTable(
         (B.BOOTING, B.GONE): Edge("it vanished at the provider", "box_gone"),
         (B.RUNNING, B.GONE): Edge("it vanished at the provider", "box_gone"),
         (B.DESTROYING, B.GONE): Edge("the provider shows that it is gone", "box_gone"),
+        (B.REFUSED, B.DESTROYING): Edge("it turned up at the provider after all", "box_turned_up"),
+        (B.GONE, B.DESTROYING): Edge(
+            "it turned up at the provider again, with nothing to lose", "box_turned_up"
+        ),
+        (B.GONE, B.RUNNING): Edge(
+            "the provider lists it again, and its lost instance waits for it", "box_found_again"
+        ),
+        (B.GONE, B.STRANDED): Edge(
+            "the provider lists it again, with work that no generation holds", "box_stranded"
+        ),
+        (B.STRANDED, B.DESTROYING): Edge("its owner discarded what is on it", "box_destroying"),
+        (B.STRANDED, B.GONE): Edge("it vanished at the provider again", "box_gone"),
     },
     limits={
         B.RENTING: Limit(minutes=15, then=None),
         B.BOOTING: Limit(minutes=30, then=None),
         B.DESTROYING: Limit(minutes=15, then=None),
+        B.STRANDED: Limit(minutes=60, then=None),
     },
-    stable={B.RUNNING},
-    final={B.GONE, B.REFUSED},
+    stable={B.RUNNING, B.GONE, B.REFUSED},
 )
 
-BILLED = (B.RENTING, B.BOOTING, B.RUNNING, B.DESTROYING)
+BILLED = (B.RENTING, B.BOOTING, B.RUNNING, B.DESTROYING, B.STRANDED)
 """States in which a box may be costing money."""
 
 LIVE = (B.RENTING, B.BOOTING, B.RUNNING)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 
 from celery import shared_task
 from django.utils import timezone
 
+from core.doorbell import ring
 from core.ticks import step_each, tick
+from hibernation.providers.base import ProviderError
 from hibernation.services import lifecycle, reconcile, schedules, verdicts
+from pool.models import Account
+
+log = logging.getLogger(__name__)
 
 
 @shared_task(name="hibernation.verdicts_tick")
@@ -38,7 +44,23 @@ def lifecycle_tick() -> int:
 
 @shared_task(name="hibernation.reconcile_tick")
 def reconcile_tick() -> int:
-    """Every 15 s. Two at once are safe: destroy is idempotent, and each row is won by one guarded UPDATE."""
+    """Every 15 s: rings one task for each account to look at. Two at once ring twice, which is harmless."""
     with tick("hibernation.reconcile_tick"):
-        step = partial(reconcile.account_reconcile, now=timezone.now())
-        return step_each(step, reconcile.accounts_to_reconcile())
+        ids = reconcile.accounts_to_reconcile(now=timezone.now())
+        for account_id in ids:
+            ring("hibernation.account_reconcile", account_id)
+        return len(ids)
+
+
+@shared_task(name="hibernation.account_reconcile")
+def account_reconcile(account_id: str) -> int:
+    """Rung by the tick. Two at once are safe: an account is one worker's at a time, and each row is won by one
+    guarded UPDATE."""
+    account = Account.objects.filter(pk=account_id).first()
+    if account is None:
+        return 0
+    try:
+        return reconcile.account_reconcile(account, now=timezone.now())
+    except ProviderError as error:
+        log.warning("account=%s not reconciled: %s", account_id, error)
+        return 0

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from django.db import transaction
-
 from core.chain_states import ChainState
 from core.chains import Definition, Next, Outcome, Run, Step, register
 from core.models import Chain
@@ -15,31 +13,41 @@ from hibernation.chains import hibernate
 from hibernation.chains.subject import instance_of, subject
 from hibernation.models import Box
 from hibernation.services import boxes
-from hibernation.services.hibernate import back_to_running
-from hibernation.states import InstanceState
+from hibernation.services.hibernate import back_to_running, untouched
+from hibernation.states import LIVE, BoxState, InstanceState
 
 
 def destroy(run: Run) -> Outcome:
     """The row says who discarded it, then the provider is asked."""
     instance = subject(run)
     box = hibernate.box_of(run, instance)
-    with transaction.atomic():
-        boxes.box_discard(box, by=run.chain.by, now=run.now)
-        boxes.worker_stands_down(instance, reason=because("box_discarded", by=run.chain.by), now=run.now)
-    if box.provider_ref:
+    if box.state in LIVE:
+        with run.holding():
+            reason = because("box_discarded", by=run.chain.by)
+            boxes.worker_stands_down(instance, reason=reason, now=run.now)
+            boxes.box_discard(box, by=run.chain.by, now=run.now)
+    if box.state == BoxState.DESTROYING and box.provider_ref:
         boxes.provider_of(box.account).destroy(box.provider_ref)
     return Next()
 
 
 def ended(chain: Chain, state: ChainState, reason: Reason, *, now: datetime) -> None:
+    """Given up; or, where that was stopped in time, awake as before."""
     instance = instance_of(chain)
     if state != ChainState.SUCCEEDED:
-        back_to_running(instance, why=str(reason), now=now)
+        back_to_running(instance, reason=reason, now=now)
         return
     box = Box.objects.get(pk=chain.data["box"])
-    gone = because("discarded_and_gone", box=box.provider_ref)
     advance(
-        instance, InstanceState.DELETED, reason=gone, by=chain.by, now=now, idle_since=None, gpu_util=None
+        instance,
+        InstanceState.DELETED,
+        reason=because("discarded_and_gone", box=box.provider_ref),
+        by=chain.by,
+        now=now,
+        idle_since=None,
+        idle_due_at=None,
+        keep_awake_until=None,
+        gpu_util=None,
     )
 
 
@@ -52,5 +60,6 @@ DISCARD = register(
         ),
         ended=ended,
         alarmed=hibernate.alarmed,
+        stoppable=untouched,
     )
 )

@@ -1,31 +1,38 @@
 """Putting an instance to sleep: drain, snapshot, verify, recheck, destroy, confirm.
 
-Until `destroy` nothing has been touched and everything can be taken back. `destroy` begins only where the box's row
-holds a verified generation of its own epoch, which the database checks. From then on there is only forward.
+The box's row is the point of no return. Until `destroy` marks it, nothing has been touched and everything can be taken
+back; it can be marked only on the strength of a verified generation of its own epoch, which the database checks too.
+From then on there is only forward.
 """
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from django.db import transaction
-from django.db.models import Q, QuerySet
-from pool.services.dispatches import dispatch_withdraw
-
 from core.chain_states import ChainState
-from core.chains import Again, Definition, Next, Outcome, Run, Step, Stop, register
+from core.chains import Again, Definition, Goto, Next, Outcome, Run, Step, Stop, register
 from core.errors import TransitionRefused
 from core.models import Chain
 from core.reasons import Reason, because
 from core.transitions import advance, event_add
+from hibernation.chains.quiet import LOOK_AGAIN_S, reading_missing, stirring
 from hibernation.chains.subject import instance_of, subject
-from hibernation.chains.work import BROKEN_OFF, POLL_S, ask, ended_with, is_open
+from hibernation.chains.work import (
+    BROKEN_OFF,
+    POLL_S,
+    SILENCE,
+    agent_silent,
+    ask,
+    ended_with,
+    is_open,
+    take_back,
+)
 from hibernation.models import Box, Instance
-from hibernation.services import boxes, policies
-from hibernation.services.hibernate import KIND, back_to_running
-from hibernation.states import InstanceState
-from pool import selectors as pool_selectors
-from pool.models import Dispatch, Sample
+from hibernation.services import boxes, policies, pursuit
+from hibernation.services.hibernate import KIND, back_to_running, untouched
+from hibernation.services.obstacles import obstacle
+from hibernation.states import LIVE, BoxState, InstanceState
+from pool.models import Dispatch
 from pool.services import workers
 from pool.states import LISTENING
 from snapshots.models import Snapshot
@@ -33,26 +40,56 @@ from snapshots.services import taking, verifying
 from snapshots.states import SnapshotState
 
 SNAPSHOT_TRIES = 3
+READING_PATIENCE = timedelta(minutes=5)
+"""How long the recheck waits for a reading. Silence is never idleness."""
 
 
 def drain(run: Run) -> Outcome:
     """No new work, and an agent that answers. A job that runs, or waits, for this instance stops the hibernation."""
     instance = subject(run)
-    blocked = _job_reason(instance)
-    if blocked is not None:
-        return Stop(ChainState.ABORTED, blocked)
-    assert instance.worker is not None
-    workers.worker_drain(instance.worker, reason=because("draining"), by=run.chain.by)
-    if instance.worker.state not in LISTENING:
-        return Again(POLL_S, because("draining"))
-    return Next()
+    in_the_way = obstacle(instance, now=run.now)
+    if in_the_way is not None:
+        return Stop(ChainState.ABORTED, in_the_way)
+    with run.holding():
+        worker = boxes.worker_locked(instance)
+        assert worker is not None, "an instance with a chain has a worker"
+        workers.worker_drain(worker, reason=because("draining"), by=run.chain.by, now=run.now)
+    if worker.state in LISTENING:
+        return Next()
+    silent = agent_silent(run, instance)
+    if silent is not None and silent >= SILENCE:
+        return _agent_is_silent(silent)
+    return Again(POLL_S, because("draining"))
 
 
 def snapshot(run: Run) -> Outcome:
     """Ask the agent for the next generation and wait for it. What breaks off is asked for again, a few times."""
     instance = subject(run)
     attempt = int(run.data.get("snapshot_attempt", 0))
-    assert instance.worker is not None
+    silent = agent_silent(run, instance)
+    if silent is not None and silent >= SILENCE:
+        return _agent_is_silent(silent)
+    with run.holding():
+        generation, dispatch = _asked(run, instance, attempt)
+    if generation.state in (SnapshotState.COMMITTED, SnapshotState.VERIFIED):
+        return Next()
+    if is_open(dispatch):
+        return Again(POLL_S, because("taking", generation=generation.generation))
+    error = ended_with(dispatch)
+    with run.holding():
+        generation.refresh_from_db()
+        if generation.state == SnapshotState.COMMITTED:
+            return Next()
+        taking.snapshot_fail(generation, error=error, now=run.now)
+        run.keep(snapshot_attempt=attempt + 1)
+    if dispatch.state in BROKEN_OFF and attempt + 1 < SNAPSHOT_TRIES:
+        return Again(0, because("taking", generation=generation.generation))
+    return Stop(ChainState.ABORTED, because("snapshot_refused", error=error[:300]))
+
+
+def _asked(run: Run, instance: Instance, attempt: int) -> tuple[Snapshot, Dispatch]:
+    """The generation of this attempt and the work that takes it: begun the first time, found every time after that."""
+    assert instance.worker is not None, "an instance with a chain has a worker"
     generation = taking.snapshot_begin(
         owner=instance.owner,
         instance_ref=instance.pk,
@@ -60,6 +97,7 @@ def snapshot(run: Run) -> Outcome:
         worker_ref=instance.worker.pk,
         worker_epoch=instance.epoch,
         key=f"{run.chain.pk}:{attempt}",
+        now=run.now,
     )
     dispatch = ask(
         run,
@@ -69,74 +107,68 @@ def snapshot(run: Run) -> Outcome:
         work={"snapshot_id": generation.pk},
         attempt=attempt,
     )
-    run.keep(snapshot=generation.pk, dispatch=dispatch.pk)
-    if is_open(dispatch):
-        return Again(POLL_S, because("taking", generation=generation.generation))
-    generation.refresh_from_db()
-    if generation.state in (SnapshotState.COMMITTED, SnapshotState.VERIFIED):
-        return Next()
-    error = ended_with(dispatch)
-    taking.snapshot_fail(generation, error=error)
-    if dispatch.state in BROKEN_OFF and attempt + 1 < SNAPSHOT_TRIES:
-        run.keep(snapshot_attempt=attempt + 1)
-        return Again(0, because("taking", generation=generation.generation))
-    return Stop(ChainState.ABORTED, because("snapshot_refused", error=error[:300]))
+    if run.data.get("snapshot") != generation.pk:
+        run.keep(snapshot=generation.pk)
+    return generation, dispatch
 
 
 def verify(run: Run) -> Outcome:
     """See with our own eyes that the generation can be restored."""
-    generation = Snapshot.objects.select_related("owner").get(pk=run.data["snapshot"])
-    policy, _ = policies.policy_resolved(subject(run))
-    if verifying.snapshot_verify(generation, share=policy.verify_share):
+    generation = _generation(run)
+    share = policies.policy_resolved(subject(run)).policy.verify_share
+    if verifying.snapshot_verify(generation, share=share, cancelled=run.overtaken.is_set):
         return Next()
     return Stop(ChainState.ABORTED, because("not_verified", generation=generation.generation))
 
 
 def recheck(run: Run) -> Outcome:
-    """Nothing may have happened since the snapshot began: no job, no hold, no busy GPU, and no silence either."""
-    instance = subject(run)
-    generation = Snapshot.objects.get(pk=run.data["snapshot"])
-    active = _job_reason(instance) or _hold_reason(instance, run.now)
-    if active is None and not run.data.get("asked"):
-        policy, _ = policies.policy_resolved(instance)
-        active = activity_since(instance, generation.started_at, threshold=policy.gpu_usage_threshold)
-    if active is not None:
-        return Stop(ChainState.ABORTED, active)
-    committed_at = generation.committed_at or run.now
-    if not run.data.get("asked") and not _samples(instance).filter(at__gt=committed_at).exists():
-        silent = run.now - run.chain.step_since
-        if silent > timedelta(minutes=5):
-            minutes = silent.total_seconds() / 60
-            return Stop(ChainState.ABORTED, because("no_reading_since_snapshot", minutes=round(minutes, 1)))
-        return Again(1, because("waiting_for_reading"))
-    return Next()
+    """Nothing may have happened since the snapshot began: no job, no hold, no activity, and no silence either."""
+    instance, generation = subject(run), _generation(run)
+    moved = _stirred(run, instance, generation)
+    if moved is not None:
+        return Stop(ChainState.ABORTED, moved)
+    if run.data.get("asked") or not reading_missing(instance, generation, now=run.now):
+        return Next()
+    if run.step_age > READING_PATIENCE:
+        minutes = round(run.step_age.total_seconds() / 60, 1)
+        return Stop(ChainState.ABORTED, because("no_reading_since_snapshot", minutes=minutes))
+    return Again(LOOK_AGAIN_S, because("waiting_for_reading"))
 
 
 def destroy(run: Run) -> Outcome:
     """The point of no return: the row says that the box must go and why it may, then the provider is asked."""
-    instance = subject(run)
-    generation = Snapshot.objects.get(pk=run.data["snapshot"])
+    instance, generation = subject(run), _generation(run)
     box = box_of(run, instance)
-    with transaction.atomic():
-        boxes.box_let_go(box, generation, now=run.now)
-        Instance.objects.filter(pk=instance.pk).update(snapshot=generation)
-        boxes.worker_stands_down(
-            instance, reason=because("box_saved", generation=generation.generation), now=run.now
-        )
-    if box.provider_ref:
+    if box.state in LIVE:
+        back = _last_look(run, instance, generation)
+        if back is not None:
+            return back
+        try:
+            with run.holding():
+                let_go(instance, box, generation, now=run.now)
+        except TransitionRefused as refused:
+            return Stop(ChainState.ABORTED, because("not_let_go", error=refused.message[:300]))
+    if box.state == BoxState.DESTROYING and box.provider_ref:
         boxes.provider_of(box.account).destroy(box.provider_ref)
     return Next()
+
+
+def let_go(instance: Instance, box: Box, generation: Snapshot, *, now: datetime) -> None:
+    """One transaction: the agent's identity ends, the generation is the instance's, the box must go."""
+    boxes.worker_stands_down(instance, reason=because("box_saved", generation=generation.generation), now=now)
+    Instance.objects.filter(pk=instance.pk).update(snapshot=generation)
+    boxes.box_let_go(box, generation, now=now)
 
 
 def confirm(run: Run) -> Outcome:
     """Ask and look until the provider shows, twice, that the box is gone. Never gives up."""
     box = box_of(run, subject(run))
-    facts = boxes.box_pursue(box, boxes.provider_of(box.account), now=run.now)
+    facts = pursuit.box_pursue(box, boxes.provider_of(box.account), now=run.now)
     if facts is None:
         return Next()
     times = int(run.data.get("asked_to_go", 0)) + 1
     run.keep(asked_to_go=times)
-    wait_s = boxes.SEEN_TWICE_S if box.absent_since is not None else min(60.0, 2.0 * times)
+    wait_s = pursuit.SEEN_TWICE_S if box.absent_since is not None else min(60.0, 2.0 * times)
     return Again(wait_s, because("box_going", phase=str(facts.phase)))
 
 
@@ -146,19 +178,20 @@ def ended(chain: Chain, state: ChainState, reason: Reason, *, now: datetime) -> 
     if state == ChainState.SUCCEEDED:
         _asleep(chain, instance, now)
         return
-    generation = Snapshot.objects.filter(pk=chain.data.get("snapshot", "")).first()
-    if generation is not None:
+    boxes.worker_locked(instance)
+    take_back(chain.pk, reason=reason, now=now)
+    begun = Snapshot.objects.filter(
+        key__startswith=f"{chain.pk}:", state__in=(SnapshotState.TAKING, SnapshotState.COMMITTED)
+    )
+    for generation in begun:
         taking.snapshot_fail(generation, error=str(reason), now=now)
-    open_dispatch = Dispatch.objects.filter(pk=chain.data.get("dispatch", "")).first()
-    if open_dispatch is not None and is_open(open_dispatch):
-        dispatch_withdraw(open_dispatch, reason=reason, now=now)
-    back_to_running(instance, why=str(reason), now=now)
+    back_to_running(instance, reason=reason, now=now)
 
 
 def _asleep(chain: Chain, instance: Instance, now: datetime) -> None:
     generation = Snapshot.objects.get(pk=chain.data["snapshot"])
     box = Box.objects.get(pk=chain.data["box"])
-    policy, _ = policies.policy_resolved(instance)
+    window = timedelta(minutes=policies.policy_resolved(instance).policy.delete_after_pause_minutes)
     advance(
         instance,
         InstanceState.HIBERNATED,
@@ -166,7 +199,7 @@ def _asleep(chain: Chain, instance: Instance, now: datetime) -> None:
         now=now,
         snapshot_id=generation.pk,
         hibernated_at=now,
-        delete_due_at=now + timedelta(minutes=policy.delete_after_pause_minutes),
+        delete_due_at=now + window,
         idle_since=None,
         idle_due_at=None,
         keep_awake_until=None,
@@ -175,46 +208,37 @@ def _asleep(chain: Chain, instance: Instance, now: datetime) -> None:
     )
 
 
-def activity_since(instance: Instance, since: datetime, *, threshold: float) -> Reason | None:
-    """The first reading after `since` that is not idle, worded; None where every reading is idle. Unknown is active."""
-    busy = (
-        _samples(instance)
-        .filter(Q(gpu_util__gte=threshold) | Q(gpu_util__isnull=True), at__gt=since)
-        .order_by("at")
-        .first()
-    )
-    if busy is None:
-        return None
-    at = busy.at.isoformat(timespec="seconds")
-    if busy.gpu_util is None:
-        return because("unknown_since_snapshot", at=at)
-    return because("active_since_snapshot", util=busy.gpu_util, at=at)
+def _stirred(run: Run, instance: Instance, generation: Snapshot) -> Reason | None:
+    """What has happened on it since the snapshot began, if anything has. A person who asked is not held up by a busy GPU."""
+    in_the_way = obstacle(instance, now=run.now)
+    if in_the_way is not None or run.data.get("asked"):
+        return in_the_way
+    return stirring(instance, generation)
 
 
-def _samples(instance: Instance) -> QuerySet[Sample]:
-    return Sample.objects.filter(worker_id=instance.worker_id, epoch=instance.epoch)
+def _last_look(run: Run, instance: Instance, generation: Snapshot) -> Outcome | None:
+    """The recheck may be long ago by now, if every worker was away: look once more at the very moment of letting go."""
+    moved = _stirred(run, instance, generation)
+    if moved is not None:
+        return Stop(ChainState.ABORTED, moved)
+    if not run.data.get("asked") and reading_missing(instance, generation, now=run.now):
+        return Goto("recheck", because("waiting_for_reading"))
+    return None
 
 
-def _job_reason(instance: Instance) -> Reason | None:
-    assert instance.worker is not None
-    running = pool_selectors.dispatches_open(instance.worker, kinds=(Dispatch.Kind.JOB,)).first()
-    if running is not None:
-        return because("job_on_it", job=running.job_id or running.pk)
-    waiting = pool_selectors.jobs_waiting_for_instances().filter(instance_ref=instance.pk).first()
-    return because("job_waits_for_it", job=waiting.pk) if waiting is not None else None
+def _agent_is_silent(silent: timedelta) -> Stop:
+    minutes = round(silent.total_seconds() / 60, 1)
+    return Stop(ChainState.ABORTED, because("agent_silent", minutes=minutes))
 
 
-def _hold_reason(instance: Instance, now: datetime) -> Reason | None:
-    until = instance.keep_awake_until
-    if until is None or until <= now:
-        return None
-    return because("kept_awake", until=until.isoformat(timespec="seconds"))
+def _generation(run: Run) -> Snapshot:
+    return Snapshot.objects.select_related("owner").get(pk=run.data["snapshot"])
 
 
 def box_of(run: Run, instance: Instance) -> Box:
     """The chain's box: the live one the first time, and that very one ever after."""
     if "box" in run.data:
-        return Box.objects.select_related("account", "instance").get(pk=run.data["box"])
+        return Box.objects.select_related("account", "instance__worker").get(pk=run.data["box"])
     box = boxes.box_live(instance)
     if box is None:
         raise TransitionRefused(f"instance {instance.pk} has no live box to let go")
@@ -228,8 +252,8 @@ def exhausted(run: Run, reason: Reason) -> Outcome | None:
 
 
 def alarmed(chain: Chain, reason: Reason) -> None:
-    """A box that will not go: an event with the running cost, about every ten minutes."""
-    box = Box.objects.filter(pk=chain.data.get("box", "")).first()
+    """A box that will not go: an event with the running cost."""
+    box = Box.objects.select_related("instance").filter(pk=chain.data.get("box", "")).first()
     if box is None:
         return
     event_add(
@@ -239,7 +263,7 @@ def alarmed(chain: Chain, reason: Reason) -> None:
             "box_still_there",
             times=int(chain.data.get("asked_to_go", 0)),
             since=(box.destroy_asked_at or chain.step_since).isoformat(timespec="seconds"),
-            phase=str(reason)[:100],
+            why=str(reason)[:200],
             price=float(box.price_usd_per_h),
         ),
     )
@@ -249,9 +273,9 @@ HIBERNATE = register(
     Definition(
         kind=KIND,
         steps=(
-            Step("drain", drain, limit_minutes=10),
+            Step("drain", drain, limit_minutes=15),
             Step("snapshot", snapshot, limit_minutes=12 * 60),
-            Step("verify", verify, limit_minutes=120, leases=5),
+            Step("verify", verify, limit_minutes=120, leases=100),
             Step("recheck", recheck, limit_minutes=10),
             Step("destroy", destroy, limit_minutes=None, attempts=None),
             Step("confirm", confirm, limit_minutes=None, attempts=None),
@@ -259,5 +283,6 @@ HIBERNATE = register(
         ended=ended,
         exhausted=exhausted,
         alarmed=alarmed,
+        stoppable=untouched,
     )
 )

@@ -34,5 +34,7 @@ def nudge_rechecks(worker_ids: Collection[str]) -> None:
     wanted = list(waiting.values_list("subject_id", flat=True))
     if not wanted:
         return
-    for instance_ref in Instance.objects.filter(pk__in=wanted, worker__in=worker_ids).values_list("pk", flat=True):
+    for instance_ref in Instance.objects.filter(pk__in=wanted, worker__in=worker_ids).values_list(
+        "pk", flat=True
+    ):
         nudge_instance(instance_ref)

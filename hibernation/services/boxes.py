@@ -1,4 +1,9 @@
-"""Boxes: rented under a label that was written down first, let go only with a verified copy, believed gone only when seen."""
+"""Boxes as rows: planned under a label of their own, handed over, let go only with a verified copy. What the provider
+says of them is looked at in `pursuit`.
+
+Whoever changes a box also changes its instance and its worker. The rows are locked in one order everywhere: chain,
+worker, dispatch, instance, snapshot, box.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +19,17 @@ from core.reasons import Reason, because
 from core.transitions import advance, event_add
 from hibernation.models import Box, Instance, MachineBan
 from hibernation.providers import registry
-from hibernation.providers.base import BoxFacts, BoxSpec, Offer, Phase, Provider
+from hibernation.providers.base import BoxFacts, BoxSpec, Offer, Provider
 from hibernation.states import LIVE, BoxState
-from pool.models import Account
+from pool.models import Account, EnrollmentToken, Worker
 from pool.services import enrollment, workers
 from snapshots.models import Snapshot
+from snapshots.services.taking import restore_forbid
 from snapshots.states import SnapshotState
 
 LABEL_PREFIX = "dormouse-"
 JOIN_LIFE = timedelta(hours=2)
 BAN_LIFE = timedelta(hours=24)
-SEEN_TWICE_S = 1.0
-"""Absence counts when it was seen twice, this far apart: a provider's listing can lag behind itself."""
 
 
 def provider_of(account: Account) -> Provider:
@@ -36,7 +40,14 @@ def provider_of(account: Account) -> Provider:
 
 def box_live(instance: Instance) -> Box | None:
     """The instance's one box that is not on its way out."""
-    return Box.objects.select_related("account").filter(instance=instance, state__in=LIVE).first()
+    return (
+        Box.objects.select_related("account", "instance__worker")
+        .filter(instance=instance, state__in=LIVE)
+        .first()
+    )
+
+
+# -- coming ---------------------------------------------------------------------------------------------------------
 
 
 def box_plan(instance: Instance, offer: Offer, *, now: datetime) -> Box:
@@ -75,13 +86,13 @@ def box_plan(instance: Instance, offer: Offer, *, now: datetime) -> Box:
     return box
 
 
-def box_spec(box: Box) -> BoxSpec:
+def box_spec(box: Box, *, now: datetime) -> BoxSpec:
     """What the box is started with. Its one-use token takes up the instance's worker in the box's epoch."""
     instance = box.instance
     if instance.worker is None:
         raise TransitionRefused(f"instance {instance.pk} has no worker to enrol as")
     token = enrollment.enrollment_token_issue(
-        account=box.account, worker=instance.worker, epoch=box.epoch, uses=1, life=JOIN_LIFE, by=""
+        account=box.account, worker=instance.worker, epoch=box.epoch, uses=1, life=JOIN_LIFE, by="", now=now
     )
     return BoxSpec(
         label=box.label,
@@ -92,10 +103,33 @@ def box_spec(box: Box) -> BoxSpec:
     )
 
 
+def box_asked_for(box: Box, *, now: datetime) -> None:
+    """The provider is about to be asked to create it: from here on it may exist, whatever becomes of the caller.
+
+    TransitionRefused where it has been asked for already: one label, one create.
+    """
+    planned = Box.objects.filter(pk=box.pk, state=BoxState.RENTING, create_asked_at__isnull=True)
+    if planned.update(create_asked_at=now) != 1:
+        raise TransitionRefused(f"box {box.pk} was asked for already", hint="look for its label")
+    box.create_asked_at = now
+
+
+def box_not_asked_for(box: Box) -> None:
+    """The provider said that it has done nothing: it may be asked again."""
+    Box.objects.filter(pk=box.pk, state=BoxState.RENTING).update(create_asked_at=None)
+    box.create_asked_at = None
+
+
 def box_rented(box: Box, *, ref: str, reason: Reason, now: datetime) -> None:
     """The provider has it: it is billed from here. Again for the same box changes nothing."""
     if box.state == BoxState.RENTING:
         advance(box, BoxState.BOOTING, reason=reason, now=now, provider_ref=ref, rented_at=now)
+
+
+def box_refused(box: Box, *, reason: Reason, now: datetime) -> None:
+    """It is certain that the provider has not created it."""
+    advance(box, BoxState.REFUSED, reason=reason, now=now)
+    _identity_ends(box, reason=reason, now=now)
 
 
 def box_up(box: Box, *, now: datetime) -> None:
@@ -106,7 +140,14 @@ def box_up(box: Box, *, now: datetime) -> None:
 
 def box_hand_over(box: Box, *, now: datetime) -> None:
     """From here the box may hold new work: it can go only with a verified generation of its epoch."""
-    Box.objects.filter(pk=box.pk, handed_over_at__isnull=True).update(handed_over_at=now)
+    mine = Box.objects.filter(pk=box.pk, state=BoxState.RUNNING)
+    if not mine.filter(handed_over_at__isnull=False).exists():
+        if mine.update(handed_over_at=now) != 1:
+            raise TransitionRefused(f"box {box.pk} cannot be handed over: it does not run")
+        box.handed_over_at = now
+
+
+# -- going ----------------------------------------------------------------------------------------------------------
 
 
 def box_let_go(box: Box, snapshot: Snapshot, *, now: datetime) -> None:
@@ -141,7 +182,12 @@ def box_let_go(box: Box, snapshot: Snapshot, *, now: datetime) -> None:
 
 
 def box_discard(box: Box, *, by: str, now: datetime) -> None:
-    """Mark a box as one that must go although nothing was saved, because its owner said so in so many words."""
+    """Mark a box as one that must go although nothing was saved, because its owner said so in so many words.
+
+    Also for one that is stranded: the reconciler then sees to it. TransitionRefused without a name to hold to it.
+    """
+    if not by:
+        raise TransitionRefused(f"box {box.pk} is not discarded: nobody has said so", hint="give a name")
     if box.state != BoxState.DESTROYING:
         reason = because("box_discarded", by=by)
         advance(
@@ -150,78 +196,94 @@ def box_discard(box: Box, *, by: str, now: datetime) -> None:
 
 
 def box_abandon(box: Box, *, reason: Reason, now: datetime, ban: bool = False) -> None:
-    """A box that never held anybody's work is not wanted any more. The reconciler sees to it that it goes."""
-    if ban and box.machine_id:
-        MachineBan.objects.update_or_create(
-            account_kind=box.account.kind,
-            machine_id=box.machine_id,
-            defaults={"until": now + BAN_LIFE, "note": str(reason)[:200]},
-        )
-    if box.state == BoxState.RENTING:
-        advance(box, BoxState.REFUSED, reason=reason, now=now)
-    elif box.state in LIVE:
-        advance(box, BoxState.DESTROYING, reason=reason, now=now, destroy_asked_at=now)
+    """A box that never held anybody's work is not wanted any more. The reconciler sees to it that it goes.
 
-
-def box_pursue(box: Box, provider: Provider, *, now: datetime) -> BoxFacts | None:
-    """Ask once more for a box to go, and look. None: it is seen to be gone (twice), and marked so.
-
-    Otherwise what the provider still says of it. Never gives up and never believes a call that merely returned.
+    TransitionRefused where it was handed over. One that the provider may have created without our having its answer is
+    looked for and destroyed too. Its agent, should it come, is told to stand down.
     """
-    if box.state == BoxState.GONE:
-        return None
-    facts = provider.read(box.provider_ref) if box.provider_ref else None
-    if facts is None:
-        return _seen_absent(box, provider, now=now)
-    Box.objects.filter(pk=box.pk).update(absent_since=None)
-    box.absent_since = None
-    provider.destroy(box.provider_ref)
-    return facts
-
-
-def box_absent(box: Box, provider: Provider, *, now: datetime) -> bool:
-    """Whether a box that should be there is gone: read by id and complete listing, twice. Does not mark it."""
-    if provider.read(box.provider_ref) is not None or _listed(box, provider) is not None:
-        Box.objects.filter(pk=box.pk, absent_since__isnull=False).update(absent_since=None)
-        return False
-    if box.absent_since is None:
-        Box.objects.filter(pk=box.pk).update(absent_since=now)
-        box.absent_since = now
-    return now - box.absent_since >= timedelta(seconds=SEEN_TWICE_S)
+    with transaction.atomic():
+        _identity_ends(box, reason=reason, now=now)
+        row = Box.objects.select_for_update().select_related("account").get(pk=box.pk)
+        if row.handed_over_at is not None:
+            raise TransitionRefused(
+                f"box {box.pk} was handed over: it goes only with a verified generation of epoch {box.epoch}",
+                hint="hibernate its instance, or discard it",
+            )
+        if ban and row.machine_id:
+            MachineBan.objects.update_or_create(
+                account_kind=row.account.kind,
+                machine_id=row.machine_id,
+                defaults={"until": now + BAN_LIFE, "note": str(reason)[:200]},
+            )
+        if row.state == BoxState.RENTING and row.create_asked_at is None:
+            advance(row, BoxState.REFUSED, reason=reason, now=now)
+        elif row.state in LIVE:
+            advance(row, BoxState.DESTROYING, reason=reason, now=now, destroy_asked_at=now)
+    box.state = row.state
 
 
 def box_gone(box: Box, *, reason: Reason, now: datetime) -> None:
-    """It is gone: billing ends, and its agent's identity with it."""
-    advance(box, BoxState.GONE, reason=reason, now=now, gone_at=now)
+    """It is seen to be gone: billing ends."""
+    advance(box, BoxState.GONE, reason=reason, now=now, gone_at=now, absent_since=None)
 
 
-def _seen_absent(box: Box, provider: Provider, *, now: datetime) -> BoxFacts | None:
-    listed = _listed(box, provider)
-    if listed is not None:
-        provider.destroy(listed.ref)
-        return listed
-    if box.absent_since is None:
-        Box.objects.filter(pk=box.pk).update(absent_since=now)
-        box.absent_since = now
-        return BoxFacts(
-            ref=box.provider_ref, label=box.label, phase=Phase.UNKNOWN, message="seen absent once"
-        )
-    if now - box.absent_since < timedelta(seconds=SEEN_TWICE_S):
-        return BoxFacts(
-            ref=box.provider_ref, label=box.label, phase=Phase.UNKNOWN, message="seen absent once"
-        )
-    box_gone(box, reason=because("box_seen_gone"), now=now)
-    return None
+# -- coming back ------------------------------------------------------------------------------------------------------
 
 
-def _listed(box: Box, provider: Provider) -> BoxFacts | None:
-    for facts in provider.listing():
-        if facts.label == box.label or (box.provider_ref and facts.ref == box.provider_ref):
-            return facts
-    return None
+def may_go(box: Box) -> bool:
+    """Whether nothing is lost with it: never handed over, saved by a generation of its epoch, or discarded by name."""
+    saved = box.safe_snapshot_id is not None and box.safe_epoch == box.epoch
+    return box.handed_over_at is None or saved or bool(box.discarded_by)
+
+
+def box_turned_up(box: Box, facts: BoxFacts, *, now: datetime) -> None:
+    """The provider lists a box whose row says that it is gone or never was, and nothing is lost with it: it must go."""
+    if not may_go(box):
+        raise TransitionRefused(f"box {box.pk} holds work that no generation holds")
+    advance(
+        box,
+        BoxState.DESTROYING,
+        reason=because("stray_box", ref=facts.ref, label=facts.label, state=box.state),
+        now=now,
+        provider_ref=facts.ref,
+        rented_at=box.rented_at or facts.created_at or now,
+        destroy_asked_at=now,
+        gone_at=None,
+        absent_since=None,
+    )
+
+
+def box_back(box: Box, state: BoxState, *, reason: Reason, now: datetime) -> None:
+    """The provider lists a box again that it had lost, with work that no generation holds. It is never destroyed for
+    that. state: running, where its instance still waits for it, else stranded."""
+    advance(box, state, reason=reason, now=now, gone_at=None, absent_since=None)
+
+
+# -- its agent --------------------------------------------------------------------------------------------------------
+
+
+def worker_locked(instance: Instance) -> Worker | None:
+    """The instance's worker as it is now, locked until the end of the transaction. The copy on `instance` follows."""
+    if instance.worker_id is None:
+        return None
+    instance.worker = (
+        Worker.objects.select_for_update(of=("self",)).select_related("account").get(pk=instance.worker_id)
+    )
+    return instance.worker
 
 
 def worker_stands_down(instance: Instance, *, reason: Reason, now: datetime | None = None) -> None:
-    """Whatever of the old box still speaks is answered with stand down."""
-    if instance.worker is not None:
-        workers.worker_retire(instance.worker, reason=reason, now=now or timezone.now())
+    """Whatever of the old box still speaks is answered with stand down. Call it in a transaction."""
+    worker = worker_locked(instance)
+    if worker is not None:
+        workers.worker_retire(worker, reason=reason, now=now or timezone.now())
+        restore_forbid(worker_ref=worker.pk)
+
+
+def _identity_ends(box: Box, *, reason: Reason, now: datetime) -> None:
+    """Its join token opens nothing any more; if its agent has enrolled, that stands down. A newer epoch is left alone."""
+    instance = box.instance
+    EnrollmentToken.objects.filter(worker=instance.worker_id, epoch=box.epoch).update(uses_left=0)
+    worker = worker_locked(instance)
+    if worker is not None and worker.epoch == box.epoch:
+        worker_stands_down(instance, reason=reason, now=now)

@@ -10,14 +10,18 @@ from django.db.models import Q
 from django.utils import timezone
 
 from core import chains
+from core.chain_states import ChainState
 from core.errors import TooSoon, TransitionRefused
 from core.models import Chain, ChainStep
-from core.reasons import Reason
+from core.reasons import Reason, because
 from core.transitions import advance
 from hibernation.models import Instance
+from hibernation.services.hibernate import KIND as HIBERNATE
+from hibernation.services.hibernate import hibernation_stop
 from hibernation.states import ASLEEP, InstanceState
 from snapshots.models import Snapshot
 from snapshots.services.taking import verified_latest
+from snapshots.states import SnapshotState
 
 KIND = "wake"
 ASKED_EVERY_S = 60.0
@@ -38,47 +42,106 @@ def instance_wake(
 ) -> Chain:
     """Begin to wake an instance, or join the wake that is under way. A thousand at once start one chain.
 
+    One that is falling asleep and whose box is untouched stays awake: the chain that is returned is then its
+    hibernation, stopped. Past that point it raises FallingAsleep, which says when to ask again.
     limited: a person's request, of which one a minute and instance is accepted; the others are TooSoon.
     Raises TransitionRefused where it cannot wake: it is awake, or there is no verified generation.
     """
     now = now or timezone.now()
+    instance.refresh_from_db()
+    under_way = chains.chain_active(subject_type=Instance.SUBJECT, subject_id=instance.pk)
+    if under_way is not None and under_way.kind == HIBERNATE:
+        try:
+            return hibernation_stop(instance, by=by, reason=reason, now=now)
+        except TransitionRefused:  # it has fallen asleep, or was stopped, between our look and our write
+            instance.refresh_from_db()
     if limited:
         _ask(instance, now)
-    under_way = chains.chain_active(subject_type=Instance.SUBJECT, subject_id=instance.pk)
     if under_way is not None and under_way.kind == KIND:
         return under_way
-    snapshot = instance.snapshot or verified_latest(instance.pk)
-    if instance.state in ASLEEP and snapshot is None:
-        raise TransitionRefused(
-            f"instance {instance.pk} has no verified generation to wake from", code="no_generation"
-        )
     try:
         with transaction.atomic():
-            advance(instance, InstanceState.WAKING, reason=reason, by=by, now=now, delete_due_at=None)
-            return chains.chain_start(
-                KIND,
-                subject_type=Instance.SUBJECT,
-                subject_id=instance.pk,
-                owner_id=instance.owner_id,
-                reason=reason,
-                by=by,
-                now=now,
-                data={
-                    "gpu_type": gpu_type,
-                    "region": region,
-                    "snapshot": snapshot.pk if snapshot else None,
-                    "tried": [],
-                },
-            )
+            return _begin(instance, reason, {"gpu_type": gpu_type, "region": region}, by=by, now=now)
     except TransitionRefused:
         # Somebody else won between our look and our write: their chain is the answer to this request too.
         joined = chains.chain_active(subject_type=Instance.SUBJECT, subject_id=instance.pk)
         if joined is not None and joined.kind == KIND:
+            instance.refresh_from_db()
             return joined
         raise
 
 
+def wake_stop(instance: Instance, *, by: str, now: datetime | None = None) -> Chain:
+    """Take a wake back: its box is given up and the instance sleeps on. Once the box is handed over it stays awake.
+
+    Raises TransitionRefused where no wake is under way.
+    """
+    chain = chains.chain_active(subject_type=Instance.SUBJECT, subject_id=instance.pk)
+    if chain is None or chain.kind != KIND:
+        raise TransitionRefused(f"instance {instance.pk} is not waking", hint="read it again")
+    chain = chains.chain_stop(chain, ChainState.ABORTED, reason=because("asked", by=by), by=by, now=now)
+    instance.refresh_from_db()
+    return chain
+
+
+def _begin(instance: Instance, reason: Reason, wishes: dict[str, str], *, by: str, now: datetime) -> Chain:
+    generation = _generation(instance)
+    if instance.state in ASLEEP and generation is None:
+        raise TransitionRefused(
+            f"instance {instance.pk} has no verified generation to wake from",
+            hint="there is nothing to restore: make a new instance",
+            code="no_generation",
+        )
+    snapshot_id = generation.pk if generation else None
+    advance(
+        instance,
+        InstanceState.WAKING,
+        reason=reason,
+        by=by,
+        now=now,
+        delete_due_at=None,
+        snapshot_id=snapshot_id,
+    )
+    _still_there(instance, generation)
+    return chains.chain_start(
+        KIND,
+        subject_type=Instance.SUBJECT,
+        subject_id=instance.pk,
+        owner_id=instance.owner_id,
+        reason=reason,
+        by=by,
+        now=now,
+        data={**wishes, "snapshot": snapshot_id, "tried": []},
+    )
+
+
+def _generation(instance: Instance) -> Snapshot | None:
+    """The generation that it sleeps on, also where the store is said to have lost some of it (the chain looks again);
+    where its owner let that go, the newest that is left."""
+    own = instance.snapshot
+    if own is not None and own.state in (SnapshotState.VERIFIED, SnapshotState.DAMAGED):
+        return own
+    return verified_latest(instance.pk)
+
+
+def _still_there(instance: Instance, generation: Snapshot | None) -> None:
+    """Whoever lets a generation go holds its row: from here on the instance that wakes from it is seen first."""
+    if generation is None:
+        return
+    row = Snapshot.objects.select_for_update().get(pk=generation.pk)
+    if row.state not in (SnapshotState.VERIFIED, SnapshotState.DAMAGED):
+        raise TransitionRefused(
+            f"generation {row.generation} of instance {instance.pk} is {row.state}", code="no_generation"
+        )
+
+
 def _ask(instance: Instance, now: datetime) -> None:
+    """Take this minute's request. One that could not begin anything anyway does not use it up."""
+    if (
+        not Instance.TABLE.allows(instance.state, InstanceState.WAKING)
+        and instance.state != InstanceState.WAKING
+    ):
+        return
     free = Q(wake_asked_at__isnull=True) | Q(wake_asked_at__lte=now - timedelta(seconds=ASKED_EVERY_S))
     if Instance.objects.filter(free, pk=instance.pk).update(wake_asked_at=now) == 1:
         return
@@ -86,7 +149,7 @@ def _ask(instance: Instance, now: datetime) -> None:
     since_s = (now - asked).total_seconds() if asked else 0.0
     raise TooSoon(
         f"a wake of {instance.pk} was asked for {max(0.0, since_s):.0f} s ago",
-        retry_after_s=max(1.0, ASKED_EVERY_S - since_s),
+        retry_after_s=min(max(1.0, ASKED_EVERY_S - since_s), ASKED_EVERY_S),
         hint="one wake request a minute and instance; look at the instance to see how far it is",
     )
 
@@ -115,13 +178,18 @@ def wake_estimate(instance: Instance) -> dict[str, Any]:
 
 def _restore_rate() -> float | None:
     """Bytes a second of this installation's last restores, as measured; None before the first."""
-    steps = (
-        ChainStep.objects.filter(step="restore", outcome="next").select_related("chain").order_by("-id")[:10]
+    steps = list(
+        ChainStep.objects.filter(chain__kind=KIND, step="restore", outcome="next")
+        .select_related("chain")
+        .order_by("-id")[:10]
     )
-    moved_bytes, taken_s = 0.0, 0.0
+    sizes = dict(
+        Snapshot.objects.filter(pk__in=[step.chain.data.get("snapshot") for step in steps]).values_list(
+            "pk", "logical_bytes"
+        )
+    )
+    moved_bytes, taken_s = 0, 0.0
     for step in steps:
-        snapshot = Snapshot.objects.filter(pk=step.chain.data.get("snapshot")).only("logical_bytes").first()
-        if snapshot is not None:
-            moved_bytes += snapshot.logical_bytes
-            taken_s += (step.ended_at - step.started_at).total_seconds()
+        moved_bytes += sizes.get(step.chain.data.get("snapshot"), 0)
+        taken_s += (step.ended_at - step.started_at).total_seconds()
     return moved_bytes / taken_s if moved_bytes and taken_s > 0 else None

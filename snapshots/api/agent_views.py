@@ -34,33 +34,28 @@ class RestorePlanView(AgentView):
     @extend_schema(tags=["agent"], request=PlanSerializer, responses=PlannedSerializer)
     def post(self, request: Request, snapshot_id: str) -> Response:
         """Terms of a snapshot that this worker may restore, and presigned downloads."""
-        if request.data.get("put"):
-            raise Invalid("a restore uploads nothing", hint="leave `put` out")
-        return _planned(request, taking.snapshot_to_restore(snapshot_id, request.user))
+        return _planned(request, taking.snapshot_to_restore(snapshot_id, request.user), uploads=False)
 
 
 class CommitView(AgentView):
     @extend_schema(tags=["agent"], request=CommitSerializer, responses=DoneSerializer)
     def post(self, request: Request, snapshot_id: str) -> Response:
-        """Everything is uploaded, the root last. The snapshot is committed; the control plane verifies it next."""
+        """Everything is uploaded, the root last. The snapshot is committed; the control plane verifies it next.
+
+        The same commit again, because its answer was lost, gets the same answer.
+        """
         facts = CommitSerializer(data=request.data)
         facts.is_valid(raise_exception=True)
-        done = Snapshot.objects.filter(
-            pk=snapshot_id,
-            worker_ref=request.user.worker_id,
-            worker_epoch=request.user.epoch,
-            root_sha256=facts.validated_data["root_sha256"],
-        ).first()
-        if done is None:  # else the answer to the first commit was lost: say it again
-            done = taking.snapshot_for_agent(snapshot_id, request.user)
-            taking.snapshot_commit(done, facts=facts.validated_data)
-        return Response({"status": done.state})
+        snapshot = taking.snapshot_commit(snapshot_id, request.user, facts=facts.validated_data)
+        return Response({"status": snapshot.state})
 
 
-def _planned(request: Request, snapshot: Snapshot) -> Response:
+def _planned(request: Request, snapshot: Snapshot, *, uploads: bool = True) -> Response:
     plan = PlanSerializer(data=request.data)
     plan.is_valid(raise_exception=True)
     wishes = [wire.PutWish(**wish) for wish in plan.validated_data["put"]]
+    if wishes and not uploads:
+        raise Invalid("a restore uploads nothing", hint="leave `put` out")
     put, get = taking.snapshot_plan(snapshot, put=wishes, get=plan.validated_data["get"])
     return Response(
         {

@@ -7,6 +7,8 @@ from rest_framework import serializers
 from agent import wire
 from snapshots.models import Snapshot
 
+BIG = 2**63 - 1
+
 
 class SnapshotSerializer(serializers.ModelSerializer):
     status = serializers.CharField(source="state")
@@ -46,7 +48,7 @@ class FileSerializer(serializers.Serializer):
 
 class PutWishSerializer(serializers.Serializer):
     key = serializers.CharField(max_length=200)
-    length = serializers.IntegerField(min_value=1)
+    length = serializers.IntegerField(min_value=1, max_value=BIG)
     sha256 = serializers.RegexField(r"^[0-9a-f]{64}$")
 
 
@@ -79,13 +81,15 @@ class CommitSerializer(serializers.Serializer):
     fence = serializers.IntegerField(required=False)
     root_key = serializers.CharField(max_length=200)
     root_sha256 = serializers.RegexField(r"^[0-9a-f]{64}$")
-    root_length = serializers.IntegerField(min_value=1)
+    root_length = serializers.IntegerField(min_value=1, max_value=BIG)
     content_id = serializers.RegexField(r"^[0-9a-f]{32,64}$")
-    files = serializers.IntegerField(min_value=0)
-    logical_bytes = serializers.IntegerField(min_value=0)
-    stored_bytes = serializers.IntegerField(min_value=0)
-    new_packs = serializers.IntegerField(min_value=0)
-    warnings = serializers.ListField(child=serializers.CharField(), required=False, default=list)
+    files = serializers.IntegerField(min_value=0, max_value=BIG)
+    logical_bytes = serializers.IntegerField(min_value=0, max_value=BIG)
+    stored_bytes = serializers.IntegerField(min_value=0, max_value=BIG)
+    new_packs = serializers.IntegerField(min_value=0, max_value=BIG)
+    warnings = serializers.ListField(
+        child=serializers.CharField(max_length=8_192), required=False, default=list, max_length=1_000
+    )
 
 
 class DoneSerializer(serializers.Serializer):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
+from django.db import transaction
+
 from core.errors import DomainError
 from core.reasons import because
 from core.transitions import advance
@@ -21,15 +23,28 @@ def register_use(in_use: Callable[[Snapshot], str | None]) -> None:
 
 
 def snapshot_delete(snapshot: Snapshot, *, by: str, now: datetime | None = None) -> None:
-    """Refused while it is pinned, while an instance sleeps on it, and while it is still being taken."""
-    if snapshot.pinned:
-        raise DomainError(f"snapshot {snapshot.pk} is pinned", hint="unpin it first", code="snapshot_pinned")
-    for in_use in _in_use:
-        need = in_use(snapshot)
-        if need:
+    """Refused while it is pinned, while an instance sleeps on it, and while it is still being taken.
+
+    Its row is locked while its users are asked: whoever begins to use it (a box that is let go, a wake) locks it too, so
+    that one of the two sees the other.
+    """
+    with transaction.atomic():
+        row = Snapshot.objects.select_for_update().select_related("owner").get(pk=snapshot.pk)
+        if row.pinned:
+            raise DomainError(f"snapshot {row.pk} is pinned", hint="unpin it first", code="snapshot_pinned")
+        if not row.TABLE.allows(row.state, SnapshotState.DELETED):
             raise DomainError(
-                f"snapshot {snapshot.pk} is still needed: {need}",
-                hint="wake the instance, or delete it, and try again",
-                code="snapshot_in_use",
+                f"snapshot {row.pk} is {row.state}: there is nothing to let go",
+                hint="only a verified or damaged one can be",
+                code="snapshot_not_kept",
             )
-    advance(snapshot, SnapshotState.DELETED, reason=because("snapshot_let_go", by=by), by=by, now=now)
+        for in_use in _in_use:
+            need = in_use(row)
+            if need:
+                raise DomainError(
+                    f"snapshot {row.pk} is still needed: {need}",
+                    hint="wake the instance, or delete it, and try again",
+                    code="snapshot_in_use",
+                )
+        advance(row, SnapshotState.DELETED, reason=because("snapshot_let_go", by=by), by=by, now=now)
+    snapshot.refresh_from_db()

@@ -12,8 +12,10 @@ from django.utils import timezone
 
 from agent import wire
 from core.agents import AgentIdentity
-from core.errors import Invalid, NotFound, StandDown
+from core.errors import Busy, DomainError, Invalid, NotFound, StandDown
+from core.ids import new_id
 from core.reasons import because
+from core.text import storable
 from core.transitions import advance, event_add
 from snapshots.engine.keys import KeyRefused, ObjectKind, parse_key, root_key
 from snapshots.models import Pack, RestoreGrant, Snapshot
@@ -23,6 +25,14 @@ from snapshots.states import SnapshotState
 
 URL_LIFE_S = 15 * 60
 OBJECT_LIMIT_BYTES = 256 * 1024 * 1024
+NUMBER_TRIES = 20
+COMMITTED = (SnapshotState.COMMITTED, SnapshotState.VERIFIED)
+
+
+class AlreadyCommitted(DomainError):
+    """This agent has committed this snapshot: it died, or was cut off, between the commit and its report."""
+
+    code = wire.COMMITTED
 
 
 def snapshot_begin(
@@ -35,39 +45,42 @@ def snapshot_begin(
     key: str,
     now: datetime | None = None,
 ) -> Snapshot:
-    """The instance's next generation, to be taken by that worker in that epoch. Asking again with the same key finds it."""
+    """The instance's next generation, to be taken by that worker in that epoch. Asking again with the same key finds it.
+
+    Generations are counted up without a gap or a double, also where several begin at once. Raises Busy in the unheard-of
+    case that others were faster every time.
+    """
     now = now or timezone.now()
     keys = owner_key(owner)
-    found = Snapshot.objects.filter(key=key).first()
-    if found is not None:
-        return found
-    parent = verified_latest(instance_ref)
-    with transaction.atomic():
-        last = (
-            Snapshot.objects.filter(instance_ref=instance_ref).aggregate(last=Max("generation"))["last"] or 0
-        )
+    for _ in range(NUMBER_TRIES):
+        found = Snapshot.objects.filter(key=key).first()
+        if found is not None:
+            return found
+        last = Snapshot.objects.filter(instance_ref=instance_ref).aggregate(last=Max("generation"))["last"]
+        snapshot_id = new_id("sn")
         try:
             with transaction.atomic():
                 row = Snapshot.objects.create(
+                    id=snapshot_id,
                     owner=owner,
                     instance_ref=instance_ref,
-                    generation=last + 1,
+                    generation=(last or 0) + 1,
                     epoch=epoch,
                     key=key,
                     worker_ref=worker_ref,
                     worker_epoch=worker_epoch,
-                    parent=parent,
+                    parent=verified_latest(instance_ref),
+                    root_key=root_key(keys.storage_id, snapshot_id),
                     state=SnapshotState.TAKING,
                     state_since=now,
                     started_at=now,
                 )
-                row.root_key = root_key(keys.storage_id, row.pk)
-                row.save(update_fields=["root_key"])
+                reason = because("snapshot_begun", generation=row.generation)
+                event_add(row, "snapshot_begun", reason=reason, now=now, to_state=SnapshotState.TAKING)
         except IntegrityError:
-            return Snapshot.objects.get(key=key)
-        reason = because("snapshot_begun", generation=row.generation)
-        event_add(row, "snapshot_begun", reason=reason, now=now, to_state=SnapshotState.TAKING)
-    return row
+            continue  # somebody else has taken this number, or this key
+        return row
+    raise Busy(f"the generations of {instance_ref} are being counted by others", retry_after_s=1)
 
 
 def snapshot_fail(snapshot: Snapshot, *, error: str, now: datetime | None = None) -> None:
@@ -90,28 +103,43 @@ def verified_latest(instance_ref: str) -> Snapshot | None:
 
 
 def snapshot_terms(snapshot: Snapshot) -> wire.SnapshotTerms:
-    """What the agent must know: whose it is, the key, where the root goes, and what it may build on."""
+    """What the agent must know: whose it is, the key, where the root goes, and what it may build on.
+
+    Only for an agent that `snapshot_for_agent` or `snapshot_to_restore` has let through. A parent that is not whole
+    any more, or was let go, is not built on.
+    """
     keys = owner_key(snapshot.owner)
+    parent = snapshot.parent
     return wire.SnapshotTerms(
         snapshot_id=snapshot.pk,
         owner_id=keys.storage_id,
         owner_key=keys.key,
         root_key=snapshot.root_key,
-        parent_root_key=snapshot.parent.root_key if snapshot.parent else None,
+        parent_root_key=parent.root_key if parent and parent.state == SnapshotState.VERIFIED else None,
         content_id=snapshot.content_id or None,
     )
 
 
 def snapshot_for_agent(snapshot_id: str, identity: AgentIdentity) -> Snapshot:
-    """The snapshot that this agent may take. NotFound for anybody else's, StandDown once it is no longer being taken."""
+    """The snapshot that this agent may take. NotFound for anybody else's, StandDown once it is no longer being taken.
+
+    Raises AlreadyCommitted where this very agent has committed it: there is nothing left to do.
+    """
     snapshot = (
         Snapshot.objects.select_related("parent", "owner")
         .filter(pk=snapshot_id, worker_ref=identity.worker_id)
         .first()
     )
+    return _takeable(snapshot, snapshot_id, identity)
+
+
+def _takeable(snapshot: Snapshot | None, snapshot_id: str, identity: AgentIdentity) -> Snapshot:
     if snapshot is None:
         raise NotFound(f"no snapshot {snapshot_id} is being taken by this worker")
-    if snapshot.worker_epoch != identity.epoch or snapshot.state != SnapshotState.TAKING:
+    same_epoch = snapshot.worker_epoch == identity.epoch
+    if same_epoch and snapshot.state in COMMITTED:
+        raise AlreadyCommitted(f"snapshot {snapshot_id} is committed", hint="report it as done")
+    if not same_epoch or snapshot.state != SnapshotState.TAKING:
         raise StandDown(
             f"snapshot {snapshot_id} is {snapshot.state}, for epoch {snapshot.worker_epoch}",
             hint="stop taking it",
@@ -125,15 +153,16 @@ def snapshot_plan(
     """Presigned requests for these uploads and downloads, in the order asked for.
 
     Every key must be a snapshot object of this owner; the root must be this snapshot's own. What may be uploaded is
-    written down first: commit and verification accept nothing else. Invalid names the key that was refused.
+    written down first, and a commit accepts no other root. What may be downloaded was written down for a snapshot of
+    the same instance: a machine that somebody else owns sees no other workspace of this owner. Invalid names the key
+    that was refused.
     """
     keys = owner_key(snapshot.owner)
     if len(put) + len(get) > wire.REQUESTS_PER_PLAN:
         raise Invalid(f"at most {wire.REQUESTS_PER_PLAN} requests a plan", hint="ask in several plans")
     for wish in put:
         _check_put(wish, snapshot, keys.storage_id)
-    for key in get:
-        _check_owner(key, keys.storage_id)
+    _check_get(get, snapshot, keys.storage_id)
     _write_down(snapshot, put, now or timezone.now())
     puts = [
         store().put_request(wish.key, length=wish.length, sha256=wish.sha256, ttl_s=URL_LIFE_S)
@@ -178,6 +207,17 @@ def _check_put(wish: wire.PutWish, snapshot: Snapshot, storage_id: str) -> None:
         raise Invalid(f"{wish.key}: the hash is not SHA-256 in hex")
 
 
+def _check_get(keys: Sequence[str], snapshot: Snapshot, storage_id: str) -> None:
+    for key in keys:
+        _check_owner(key, storage_id)
+    known = Pack.objects.filter(key__in=keys, snapshot__instance_ref=snapshot.instance_ref)
+    foreign = set(keys) - set(known.values_list("key", flat=True))
+    if foreign:
+        raise Invalid(
+            f"{min(foreign)[:100]} is no object of this instance", hint="ask for what its manifests name"
+        )
+
+
 def _check_owner(key: str, storage_id: str) -> tuple[ObjectKind, str]:
     try:
         name = parse_key(key)
@@ -192,14 +232,48 @@ def _presigned(request: Any) -> wire.Presigned:
     return wire.Presigned(method=request.method, url=request.url, headers=dict(request.headers))
 
 
-def snapshot_commit(snapshot: Snapshot, *, facts: dict[str, Any], now: datetime | None = None) -> None:
+def snapshot_commit(
+    snapshot_id: str, identity: AgentIdentity, *, facts: dict[str, Any], now: datetime | None = None
+) -> Snapshot:
     """The agent says that everything is uploaded, the root last. Nothing is believed yet: verification follows.
 
     facts: root_key, root_sha256, root_length, content_id, files, logical_bytes, stored_bytes, new_packs, warnings.
+    The same commit again changes nothing and is accepted. NotFound for anybody else's snapshot, StandDown once it is no
+    longer being taken, Invalid for a root that this snapshot was not allowed to upload.
     """
     now = now or timezone.now()
+    with transaction.atomic():
+        mine = Snapshot.objects.select_for_update().filter(pk=snapshot_id, worker_ref=identity.worker_id)
+        snapshot = mine.first()
+        try:
+            snapshot = _takeable(snapshot, snapshot_id, identity)
+        except AlreadyCommitted:
+            assert snapshot is not None, "a snapshot that is committed was found"
+            if snapshot.root_sha256 == facts["root_sha256"]:
+                return snapshot
+            raise
+        _check_root(snapshot, facts)
+        _committed(snapshot, storable(facts), now)
+    return snapshot
+
+
+def _check_root(snapshot: Snapshot, facts: dict[str, Any]) -> None:
     if facts["root_key"] != snapshot.root_key:
         raise Invalid(f"the root of {snapshot.pk} is {snapshot.root_key}, not {facts['root_key']}")
+    planned = Pack.objects.filter(
+        snapshot=snapshot,
+        key=snapshot.root_key,
+        sha256=facts["root_sha256"],
+        length=facts["root_length"],
+    )
+    if not planned.exists():
+        raise Invalid(
+            f"{snapshot.root_key} was never planned with this length and hash",
+            hint="plan the upload of the root, upload it, then commit",
+        )
+
+
+def _committed(snapshot: Snapshot, facts: dict[str, Any], now: datetime) -> None:
     advance(
         snapshot,
         SnapshotState.COMMITTED,
@@ -222,8 +296,13 @@ def snapshot_commit(snapshot: Snapshot, *, facts: dict[str, Any], now: datetime 
 
 
 def restore_allow(snapshot: Snapshot, *, worker_ref: str, worker_epoch: int) -> None:
-    """Let that worker, in that epoch, read this snapshot. Older permissions of the worker end with their epoch."""
+    """Let that worker, in that epoch, read this snapshot. It ends with the restore (restore_forbid) or the epoch."""
     RestoreGrant.objects.get_or_create(snapshot=snapshot, worker_ref=worker_ref, worker_epoch=worker_epoch)
+
+
+def restore_forbid(*, worker_ref: str) -> None:
+    """That worker has restored what it should, or is gone: it reads nothing any more."""
+    RestoreGrant.objects.filter(worker_ref=worker_ref).delete()
 
 
 def snapshot_to_restore(snapshot_id: str, identity: AgentIdentity) -> Snapshot:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from datetime import datetime
 
 from django.utils import timezone
@@ -10,7 +11,7 @@ from django.utils import timezone
 from core.errors import Busy
 from core.reasons import Reason, because
 from core.transitions import advance
-from snapshots.engine.errors import SnapshotDamaged
+from snapshots.engine.errors import Cancelled, SnapshotDamaged
 from snapshots.engine.store.base import StoreBusy, StoreError
 from snapshots.engine.verify import Verified, verify
 from snapshots.models import Pack, Snapshot
@@ -19,18 +20,24 @@ from snapshots.services.store import store
 from snapshots.states import SnapshotState
 
 
-def snapshot_verify(snapshot: Snapshot, *, share: float = 0.02, now: datetime | None = None) -> bool:
+def snapshot_verify(
+    snapshot: Snapshot,
+    *,
+    share: float = 0.02,
+    now: datetime | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> bool:
     """Check a committed snapshot against the store and mark it verified, or failed. True: it is verified.
 
     Every pack is asked for (length, hash), the manifest decoded, every chunk's place proved, and a `share` of the
-    blocks read back and hashed. Busy where the store could not be asked: that is no verdict. Asking again for a
-    verified one costs nothing.
+    blocks read back and hashed. Busy where the store could not be asked, or `cancelled` said that nobody wants to know
+    any more: that is no verdict. Asking again for a verified one costs nothing.
     """
     if snapshot.state == SnapshotState.VERIFIED:
         return True
     if snapshot.state != SnapshotState.COMMITTED:
         return False
-    proof = _look(snapshot, share=share)
+    proof = _look(snapshot, share=share, cancelled=cancelled)
     now = now or timezone.now()
     if isinstance(proof, SnapshotDamaged):
         advance(snapshot, SnapshotState.FAILED, reason=_damage(proof), now=now)
@@ -68,7 +75,9 @@ def snapshot_recheck(snapshot: Snapshot, *, share: float = 0.0, now: datetime | 
     return True
 
 
-def _look(snapshot: Snapshot, *, share: float) -> Verified | SnapshotDamaged:
+def _look(
+    snapshot: Snapshot, *, share: float, cancelled: Callable[[], bool] | None = None
+) -> Verified | SnapshotDamaged:
     keys = owner_key(snapshot.owner)
     try:
         proof = verify(
@@ -79,9 +88,12 @@ def _look(snapshot: Snapshot, *, share: float) -> Verified | SnapshotDamaged:
             expected_root_sha256=snapshot.root_sha256,
             sample=share,
             seed=int.from_bytes(hashlib.sha256(snapshot.pk.encode()).digest()[:4], "big"),
+            cancelled=cancelled,
         )
     except SnapshotDamaged as damage:
         return damage
+    except Cancelled as error:
+        raise Busy(f"the check of {snapshot.pk} was stopped", retry_after_s=1) from error
     except StoreBusy as error:
         raise Busy(
             f"the store could not be asked: {error}", retry_after_s=error.retry_after_s or 10

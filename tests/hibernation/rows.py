@@ -81,12 +81,12 @@ def box_of(
     **columns: Any,
 ) -> Box:
     epoch = instance.epoch if epoch is None else epoch
+    columns = {"provider_ref": "" if state == BoxState.REFUSED else f"ref-{epoch}", **columns}
     return Box.objects.create(
         instance=instance,
         epoch=epoch,
         account=instance.account,
         label=f"dormouse-{instance.pk}-{epoch}",
-        provider_ref=f"ref-{epoch}",
         gpu_name="RTX 4090",
         region="eu",
         price_usd_per_h=Decimal(price),
@@ -94,7 +94,7 @@ def box_of(
         created_at=rented_at,
         rented_at=rented_at,
         handed_over_at=rented_at,
-        gone_at=gone_at,
+        gone_at=gone_at or (T0 if state == BoxState.GONE else None),
         **columns,
     )
 

@@ -156,7 +156,7 @@ def test_the_price_is_of_all_boxes_that_are_still_billed(api: Any, alice: Any) -
     snapshot = snapshot_of(instance)
     box_of(instance, epoch=1, price="0.30", state=BoxState.DESTROYING, safe_snapshot=snapshot, safe_epoch=1)
     assert api.get(f"/api/instances/{instance.pk}").json()["price_usd_per_h"] == "0.7200"
-    Box.objects.filter(instance=instance).update(state=BoxState.GONE)
+    Box.objects.filter(instance=instance).update(state=BoxState.GONE, gone_at=timezone.now())
     asleep = api.get(f"/api/instances/{instance.pk}").json()
     assert (asleep["price_usd_per_h"], asleep["box"]) == ("0.0000", None)
 

@@ -48,7 +48,7 @@ def test_each_box_is_billed_for_its_own_time_at_its_own_price(alice: Any) -> Non
 
 def test_a_box_that_the_provider_never_created_costs_nothing(alice: Any) -> None:
     instance = instance_of(alice)
-    Box.objects.filter(instance=instance).update(rented_at=None, state=BoxState.REFUSED)
+    Box.objects.filter(instance=instance).update(rented_at=None, provider_ref="", state=BoxState.REFUSED)
     assert money(instance, hours=5) == Ledger()
 
 
