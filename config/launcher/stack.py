@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ class Stack:
         self._wait(gateway, lambda: self.get("/healthz")[0] == HTTP_OK)
         say("✓", "web", f"{self.plan.local_url}")
         for worker in workers:
-            self._wait(worker, lambda worker=worker: b" ready." in worker.said())
+            self._wait(worker, partial(_has_said, worker, b" ready."))
         try:
             self._wait(beat, lambda: not self.ready())
         except Failed as error:
@@ -131,7 +132,7 @@ class Stack:
         joined = 0
         for child in children:
             try:
-                self._wait(child, lambda child=child: agents.LISTENS in child.said())
+                self._wait(child, partial(_has_said, child, agents.LISTENS))
             except Failed as error:
                 say("!", child.program.name, str(error))
             else:
@@ -207,6 +208,10 @@ def _stop(stack: Stack) -> None:
     took_s = time.monotonic() - began_s
     kept = f" Data kept in {shown(stack.plan.env.data_dir)}/." if stack.data_kept else ""
     print(f"Stopped {count} processes in {took_s:.1f} s.{kept}", flush=True)
+
+
+def _has_said(child: Child, words: bytes) -> bool:
+    return words in child.said()
 
 
 def say(mark: str, name: str, text: str = "") -> None:
