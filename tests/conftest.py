@@ -10,11 +10,16 @@ from typing import Any
 
 import pytest
 from django.conf import settings as django_settings
+from hypothesis import settings as hypothesis_settings
 
 from tests.servers import valkey as valkey_server
 
 os.environ["DJANGO_SETTINGS_MODULE"] = "config.settings"
 """For child processes; pytest-django has loaded `tests.settings` by now (--ds in pyproject.toml outweighs this)."""
+
+# No test is about time: a property that takes longer on a busy machine holds all the same.
+hypothesis_settings.register_profile("project", deadline=None, print_blob=True)
+hypothesis_settings.load_profile("project")
 
 
 DATABASE_FIXTURES = {"db", "transactional_db", "django_db_setup", "live_server"}
