@@ -31,7 +31,9 @@ def document() -> str:
     """docs/design/states.md, whole."""
     parts = [INTRODUCTION]
     for table in tables():
-        parts.append(f"## {table.name.capitalize()}\n\n```mermaid\n{table.mermaid()}\n```\n\n{table.limits_table()}\n")
+        parts.append(
+            f"## {table.name.capitalize()}\n\n```mermaid\n{table.mermaid()}\n```\n\n{table.limits_table()}\n"
+        )
     return "\n".join(parts)
 
 
