@@ -79,7 +79,23 @@ def _add(model: type[Model], rows: list[Mapping[str, Any]], match: Sequence[str]
 
 
 def _run(using: Any, sql: str, fields: Sequence[Field[Any, Any]], rows: list[Mapping[str, Any]]) -> int:
-    values = [field.get_db_prep_save(row[field.name], using) for row in rows for field in fields]
+    columns = [_prepared(field, [row[field.name] for row in rows], using) for field in fields]
+    values = [value for row in zip(*columns, strict=True) for value in row]
     with using.cursor() as cursor:
         cursor.execute(sql, values)
         return cursor.rowcount
+
+
+AS_THEY_ARE = frozenset({"CharField", "TextField", "FloatField", "IntegerField", "PositiveIntegerField",
+                         "PositiveSmallIntegerField", "SmallIntegerField", "BigIntegerField", "ForeignKey"})  # fmt: skip
+"""Kinds of fields whose values the drivers take as they are: asking the field costs more than the statement."""
+
+
+def _prepared(field: Field[Any, Any], values: list[Any], using: Any) -> list[Any]:
+    kind = field.get_internal_type()
+    if kind in AS_THEY_ARE and type(field).__module__.startswith("django.db.models"):
+        return values
+    if kind == "DateTimeField":
+        adapt = using.ops.adapt_datetimefield_value
+        return [None if value is None else adapt(value) for value in values]
+    return [field.get_db_prep_save(value, using) for value in values]

@@ -14,7 +14,7 @@ from django.utils.translation import gettext_lazy as _
 from core.fields import SecretField
 from core.ids import new_id
 from core.models import Stateful
-from pool.states import DISPATCH, JOB, LISTENING, OPEN, WORKER, DispatchState, JobState, WorkerState
+from pool.states import DISPATCH, JOB, OPEN, WORKER, DispatchState, JobState, WorkerState
 
 HAUNTING = {
     "state": DispatchState.WITHDRAWN,
@@ -161,7 +161,8 @@ class Worker(Stateful):
         ]
         indexes = [
             models.Index(fields=["state", "instance_ref"], name="worker_state"),
-            models.Index(fields=["due_at"], condition=Q(state__in=LISTENING), name="worker_due"),
+            # Not "state in …": SQLite does not use a partial index for an IN with bound parameters.
+            models.Index(fields=["due_at"], condition=Q(due_at__isnull=False), name="worker_due"),
         ]
 
     def __str__(self) -> str:
@@ -354,7 +355,7 @@ class Dispatch(Stateful):
             ),
         ]
         indexes = [
-            models.Index(fields=["worker", "state"], name="dispatch_worker"),
+            models.Index(fields=["state", "worker"], name="dispatch_state"),
             models.Index(
                 fields=["lease_until"], condition=Q(state=DispatchState.CLAIMED), name="dispatch_lease"
             ),

@@ -140,14 +140,10 @@ def reading(
     elif limits.session_shutdown_h is not None:
         model, used, limit = SESSION, session_runtime_h, limits.session_shutdown_h
     else:
-        budgets = [
-            (spent, budget, name)
-            for spent, budget, name in (
-                (spent_usd_day, limits.budget_usd_per_day, "day"),
-                (spent_usd_month, limits.budget_usd_per_month, "month"),
-            )
-            if budget is not None
-        ]
+        day, month = limits.budget_usd_per_day, limits.budget_usd_per_month
+        budgets = [] if day is None else [(spent_usd_day, day, "day")]
+        if month is not None:
+            budgets.append((spent_usd_month, month, "month"))
         if budgets:
             model = MONEY
             used, limit, period = max(budgets, key=lambda budget: _percent(budget[0], budget[1]))
@@ -207,12 +203,13 @@ def _moment(year: int, month: int, day: int, hour: int, zone: ZoneInfo) -> datet
 
 def split(start: datetime, end: datetime, rule: WeekRule) -> tuple[tuple[datetime, float], ...]:
     """The seconds from `start` to `end` by week: ((beginning of the week, seconds), …), the earliest first."""
-    parts: list[tuple[datetime, float]] = []
-    while start < end:
-        until = min(end, week_end(start, rule))
-        parts.append((week_start(start, rule), (until - start).total_seconds()))
-        start = until
-    return tuple(parts)
+    if start >= end:
+        return ()
+    first = week_start(start, rule)
+    if first == week_start(end, rule):
+        return ((first, (end - start).total_seconds()),)
+    until = min(end, week_end(start, rule))
+    return ((first, (until - start).total_seconds()), *split(until, end, rule))
 
 
 # -- growth ---------------------------------------------------------------------------------------

@@ -43,14 +43,19 @@ def jobs_of(user: Any) -> QuerySet[Job]:
 
 def slots_taken() -> dict[str, int]:
     """Worker id -> how many jobs hold its slots; workers without any are left out."""
-    rows = Dispatch.objects.filter(occupying()).order_by().values("worker_id").annotate(jobs=Count("pk"))
-    return {row["worker_id"]: row["jobs"] for row in rows}
+    taken: Counter[str] = Counter()
+    for rows in holding_slots(Dispatch.objects.all()):
+        taken.update(dict(rows.order_by().values_list("worker_id").annotate(jobs=Count("pk"))))
+    return dict(taken)
 
 
-def occupying() -> Q:
-    """Dispatches that hold a slot: open jobs, and withdrawn ones that still run as far as anybody knows."""
-    ghost = Q(**HAUNTING, epoch=F("worker__epoch"))
-    return Q(kind=Dispatch.Kind.JOB) & (Q(state__in=OPEN) | ghost)
+def holding_slots(rows: QuerySet[Dispatch]) -> tuple[QuerySet[Dispatch], QuerySet[Dispatch]]:
+    """Of these, the open jobs, and the withdrawn ones that still run as far as anybody knows: both hold a slot.
+
+    Two queries, because each has an index and their OR has none.
+    """
+    jobs = rows.filter(kind=Dispatch.Kind.JOB)
+    return jobs.filter(state__in=OPEN), jobs.filter(**HAUNTING, epoch=F("worker__epoch"))
 
 
 # -- workers ----------------------------------------------------------------------------------------

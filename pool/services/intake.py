@@ -6,9 +6,11 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
 import redis
 from django.db import DatabaseError, transaction
+from django.db.models import F
 from django.utils import timezone
 
 from agent import wire
@@ -23,7 +25,7 @@ from pool.services.publish import orders_publish
 from pool.services.stream import Entry, Page, page_read, page_take, page_trim
 from pool.services.workers import overdue_at, worker_heard
 from pool.states import DispatchState, WorkerState
-from pool.usage import limits_of, readings
+from pool.usage import limits_of, readings, workers_lean
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +48,7 @@ class Heard:
     """One worker in one batch: what is known, then what its posts add to it."""
 
     worker: Worker
+    row: Session | None
     session: quota.Session
     last: Entry
     used: list[tuple[datetime, float]] = field(default_factory=list)
@@ -116,9 +119,10 @@ def _read(entries: Iterable[Entry], *, now: datetime) -> tuple[dict[str, Heard],
     """Fold the posts, in their order, into what is known of their workers. Foreign posts and old epochs are left out."""
     rows = list(entries)
     ids = {entry.post.worker_id for entry in rows}
-    workers = {worker.pk: worker for worker in Worker.objects.filter(pk__in=ids).select_related("account")}
+    workers = {worker.pk: worker for worker in workers_lean(Worker.objects.filter(pk__in=ids))}
     sessions = {
-        (row.worker_id, row.epoch): row for row in Session.objects.filter(worker__in=ids).order_by("epoch")
+        (row.worker_id, row.epoch): row
+        for row in Session.objects.filter(worker__in=ids, epoch=F("worker__epoch"))
     }
     rules = {worker.account_id: limits_of(worker.account).week for worker in workers.values()}
     heard: dict[str, Heard] = {}
@@ -131,8 +135,8 @@ def _read(entries: Iterable[Entry], *, now: datetime) -> tuple[dict[str, Heard],
         at = min(entry.at, now)
         known = heard.get(worker.pk)
         if known is None:
-            session = sessions.get((worker.pk, worker.epoch))
-            known = heard[worker.pk] = Heard(worker=worker, session=_known(session, at), last=entry)
+            row = sessions.get((worker.pk, worker.epoch))
+            known = heard[worker.pk] = Heard(worker=worker, row=row, session=_known(row, at), last=entry)
         grown = quota.growth(
             known.session, runtime_s=_runtime_s(entry.post), at=at, rule=rules[worker.account_id]
         )
@@ -144,7 +148,7 @@ def _read(entries: Iterable[Entry], *, now: datetime) -> tuple[dict[str, Heard],
         known.restarted = known.restarted or grown.restarted
         if grown.gap_s:
             known.gaps_s.append(grown.gap_s)
-        samples.append(_sample(worker, entry.post, at))
+        samples.append(_sample(worker, entry, at))
     return heard, samples
 
 
@@ -171,47 +175,54 @@ def _known(session: Session | None, at: datetime) -> quota.Session:
     )
 
 
-def _sample(worker: Worker, post: wire.StatusPost, at: datetime) -> Sample:
-    fields = wire.to_json(post)
-    kept = ("gpus", "cpu_util", "net_bytes_per_s", "disk_free_bytes", "sessions", "jobs")
+KEPT = ("gpus", "cpu_util", "net_bytes_per_s", "disk_free_bytes", "sessions", "jobs")
+
+
+def _sample(worker: Worker, entry: Entry, at: datetime) -> Sample:
+    body = entry.body
     return Sample(
         worker=worker,
         epoch=worker.epoch,
         at=at,
-        gpu_util=post.gpu_util,
-        status=(post.status or "")[:16],
-        readings={name: fields[name] for name in kept if name in fields},
+        gpu_util=entry.post.gpu_util,
+        status=(entry.post.status or "")[:16],
+        readings={name: body[name] for name in KEPT if body.get(name) is not None},
     )
 
 
 def _write_workers(heard: dict[str, Heard]) -> None:
-    rows = []
+    seen, changed = [], []
     for worker_id, one in heard.items():
         worker, post = one.worker, one.last.post
-        seen_at = one.session.last_post_at
-        worker.last_seen_at = seen_at
-        worker.due_at = overdue_at(seen_at, check_interval_s=worker.check_interval_s)
+        who = {"id": worker_id, "epoch": worker.epoch}
+        worker.last_seen_at = one.session.last_post_at
+        worker.due_at = overdue_at(worker.last_seen_at, check_interval_s=worker.check_interval_s)
         worker.gpu_util = post.gpu_util
-        if post.health_url is not None:
-            worker.health_url = post.health_url if _is_web(post.health_url) else ""
-        if post.gpus:
-            worker.gpu_name = post.gpus[0].name[:80]
-            worker.gpu_count = len(post.gpus)
-            worker.gpu_mem_bytes = min(gpu.mem_total_bytes or 0 for gpu in post.gpus)
-        rows.append(
-            {
-                "id": worker_id,
-                "epoch": worker.epoch,
-                "last_seen_at": seen_at,
-                "due_at": worker.due_at,
-                "gpu_util": worker.gpu_util,
-                "health_url": worker.health_url,
-                "gpu_name": worker.gpu_name,
-                "gpu_count": worker.gpu_count,
-                "gpu_mem_bytes": worker.gpu_mem_bytes,
-            }
+        seen.append(
+            {**who, **{name: getattr(worker, name) for name in ("last_seen_at", "due_at", "gpu_util")}}
         )
-    update_rows(Worker, rows, match=("id", "epoch"))
+        machine = _machine(post)
+        if any(getattr(worker, name) != value for name, value in machine.items()):
+            for name, value in machine.items():
+                setattr(worker, name, value)
+            changed.append({**who, **{name: getattr(worker, name) for name in MACHINE}})
+    update_rows(Worker, seen, match=("id", "epoch"))
+    update_rows(Worker, changed, match=("id", "epoch"))
+
+
+MACHINE = ("health_url", "gpu_name", "gpu_count", "gpu_mem_bytes")
+
+
+def _machine(post: wire.StatusPost) -> dict[str, Any]:
+    """What the post says of the machine itself; what it leaves out stays as it was."""
+    said: dict[str, Any] = {}
+    if post.health_url is not None:
+        said["health_url"] = post.health_url if _is_web(post.health_url) else ""
+    if post.gpus:
+        said["gpu_name"] = post.gpus[0].name[:80]
+        said["gpu_count"] = len(post.gpus)
+        said["gpu_mem_bytes"] = min(gpu.mem_total_bytes or 0 for gpu in post.gpus)
+    return said
 
 
 def _is_web(url: str) -> bool:
@@ -219,22 +230,19 @@ def _is_web(url: str) -> bool:
 
 
 def _write_sessions(heard: dict[str, Heard]) -> None:
-    Session.objects.bulk_create(
+    update_rows(
+        Session,
         [
-            Session(
-                worker=one.worker,
-                epoch=one.worker.epoch,
-                started_at=one.session.started_at,
-                runtime_s=one.session.runtime_s,
-                counted_s=one.session.counted_s,
-                last_post_at=one.session.last_post_at,
-                ended_at=None,
-            )
+            {"id": one.row.pk, **vars(one.session), "ended_at": None}
             for one in heard.values()
+            if one.row is not None
         ],
-        update_conflicts=True,
-        unique_fields=["worker", "epoch"],
-        update_fields=["started_at", "runtime_s", "counted_s", "last_post_at", "ended_at"],
+        match=("id",),
+    )
+    Session.objects.bulk_create(
+        Session(worker=one.worker, epoch=one.worker.epoch, **vars(one.session))
+        for one in heard.values()
+        if one.row is None
     )
 
 
@@ -275,9 +283,10 @@ def _renew_leases(heard: dict[str, Heard], *, now: datetime) -> None:
 def _lay_ghosts(heard: dict[str, Heard], *, now: datetime) -> None:
     """Withdrawn work that its worker no longer mentions has stopped there: nothing needs to be ordered any more."""
     gone = []
-    haunting = Dispatch.objects.filter(worker__in=heard, **HAUNTING)
-    for row in haunting.only("pk", "worker_id", "epoch", "state_since"):
-        one = heard[row.worker_id]
+    for row in Dispatch.objects.filter(**HAUNTING).only("pk", "worker_id", "epoch", "state_since"):
+        one = heard.get(row.worker_id)
+        if one is None:
+            continue
         mentioned = row.epoch == one.worker.epoch and row.pk in one.last.post.jobs
         if not mentioned and one.last.at > row.state_since:
             gone.append(row)

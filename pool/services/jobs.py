@@ -18,10 +18,10 @@ from core.reasons import Reason, because
 from core.transitions import advance
 from pool.models import Choice, Dispatch, Job, Worker
 from pool.select import Candidate, Need, is_open, select, why_waiting
-from pool.selectors import occupying, slots_taken
+from pool.selectors import holding_slots, slots_taken
 from pool.services.dispatches import dispatch_create
-from pool.states import OPEN, JobState, WorkerState
-from pool.usage import readings
+from pool.states import JobState, WorkerState
+from pool.usage import readings, workers_lean
 
 log = logging.getLogger(__name__)
 
@@ -105,12 +105,13 @@ def job_take(job: Job, candidate: Candidate, *, now: datetime) -> Dispatch | Non
         log.warning("job=%s worker=%s not given: %s", job.pk, candidate.worker_id, error)
         return None
     log.info(
-        "select tenant=%s job=%s attempt=%d -> worker=%s %s",
+        "select tenant=%s job=%s attempt=%d -> %s worker=%s %s",
         job.owner_id,
         job.pk,
         number,
+        candidate.kind,
         candidate.name,
-        candidate.reading.line(candidate.name),
+        candidate.reading.figures(),
     )
     return dispatch
 
@@ -169,10 +170,10 @@ class Board:
 
 def candidates(*, instances: set[str], now: datetime) -> list[Candidate]:
     """Every worker of the shared pool, and those of these instances, as selection sees them."""
-    rows = list(
-        Worker.objects.filter(Q(instance_ref="") | Q(instance_ref__in=instances))
-        .exclude(state=WorkerState.REVOKED)
-        .select_related("account")
+    rows = workers_lean(
+        Worker.objects.filter(Q(instance_ref="") | Q(instance_ref__in=instances)).exclude(
+            state=WorkerState.REVOKED
+        )
     )
     of = readings(rows, now=now)
     taken = slots_taken()
@@ -196,11 +197,11 @@ def candidates(*, instances: set[str], now: datetime) -> list[Candidate]:
 
 
 def _free_slot(worker: Worker) -> int | None:
-    rows = list(Dispatch.objects.filter(occupying(), worker=worker).values_list("state", "slot"))
-    held = {slot for state, slot in rows if state in OPEN}
-    if len(rows) >= worker.slots:
+    held, ghosts = holding_slots(Dispatch.objects.filter(worker=worker))
+    taken = set(held.values_list("slot", flat=True))
+    if len(taken) + ghosts.count() >= worker.slots:
         return None
-    return next((slot for slot in range(worker.slots) if slot not in held), None)
+    return next((slot for slot in range(worker.slots) if slot not in taken), None)
 
 
 def _groups() -> list[tuple[int, datetime, Need]]:

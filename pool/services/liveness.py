@@ -10,7 +10,7 @@ import logging
 from datetime import datetime, timedelta
 
 from django.db import transaction
-from django.db.models import F, Q
+from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
 from core.doorbell import ring_worker
@@ -118,8 +118,9 @@ def _lease_over(row: Dispatch, *, now: datetime, resumed_at: datetime) -> None:
 
 def _orphans() -> list[Dispatch]:
     """Open dispatches of a worker that is away or in another epoch by now: given in the moment in which it left."""
-    away = ~Q(worker__state__in=LISTENING) | ~Q(epoch=F("worker__epoch"))
-    return list(Dispatch.objects.filter(away, state__in=OPEN).select_related("worker")[:AT_ONCE])
+    theirs = Worker.objects.filter(pk=OuterRef("worker_id"), epoch=OuterRef("epoch"), state__in=LISTENING)
+    rows = Dispatch.objects.filter(~Exists(theirs), state__in=OPEN).select_related("worker").order_by()
+    return list(rows[:AT_ONCE])
 
 
 def _orphan(row: Dispatch, *, now: datetime) -> None:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import TypeVar
 
 import redis
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import F, Q
 
 from agent import wire
 from core import broker
@@ -53,22 +53,24 @@ def orders_publish(worker_ids: Iterable[str]) -> None:
         transaction.on_commit(lambda: _orders_changed(ids), robust=True)
 
 
-def orders_of(worker_ids: Collection[str]) -> dict[str, list[wire.Order]]:
-    """What stands ordered for these workers, computed from the rows; workers without orders are left out.
+def orders_of(worker_ids: Collection[str] | None = None) -> dict[str, list[wire.Order]]:
+    """What stands ordered for these workers (for all: None), from the rows; workers without orders are left out.
 
     drain: the worker drains. cancel: a dispatch that somebody cancelled, or that was taken back while it ran.
     """
     orders: dict[str, list[wire.Order]] = {}
-    workers = Worker.objects.filter(pk__in=worker_ids)
-    for worker_id in workers.filter(state=WorkerState.DRAINING).values_list("pk", flat=True):
+    workers = Worker.objects.filter(state=WorkerState.DRAINING)
+    dispatches = Dispatch.objects.filter(epoch=F("worker__epoch"))
+    if worker_ids is not None:
+        workers = workers.filter(pk__in=worker_ids)
+        dispatches = dispatches.filter(worker__in=worker_ids)
+    for worker_id in workers.values_list("pk", flat=True):
         orders.setdefault(worker_id, []).append(wire.Order(kind="drain"))
-    stopping = Q(state=DispatchState.CLAIMED, cancel_requested_at__isnull=False) | Q(**HAUNTING)
-    for worker_id, dispatch_id, epoch, current in (
-        Dispatch.objects.filter(stopping, worker__in=worker_ids)
-        .order_by("pk")
-        .values_list("worker_id", "pk", "epoch", "worker__epoch")
+    for stopping in (
+        dispatches.filter(state=DispatchState.CLAIMED, cancel_requested_at__isnull=False),
+        dispatches.filter(**HAUNTING),
     ):
-        if epoch == current:
+        for worker_id, dispatch_id in stopping.order_by("pk").values_list("worker_id", "pk"):
             orders.setdefault(worker_id, []).append(wire.Order(kind="cancel", id=dispatch_id))
     return orders
 
@@ -94,9 +96,7 @@ def publish_all(*, now: datetime) -> bool:
             for worker_id, secret_sha256, epoch, _ in rows:
                 if secret_sha256:
                     direct_redis.grant(worker_id, epoch)
-        stale = client.hkeys(keys.ORDERS)
-        for chunk in _chunks(sorted({row[0] for row in rows} | set(stale))):
-            _orders_write(client, chunk)
+        _orders_write(client, before=client.hgetall(keys.ORDERS), orders=orders_of())
         client.set(PUBLISHED, now.isoformat(), ex=PUBLISHED_S)
     except redis.RedisError as error:
         log.warning("broker away, gate and orders wait for the next tick: %s", error)
@@ -125,10 +125,13 @@ def _gate_write(worker_id: str) -> None:
 
 
 def _orders_changed(worker_ids: list[str]) -> None:
+    changed: list[str] = []
     try:
-        changed = [
-            worker_id for chunk in _chunks(worker_ids) for worker_id in _orders_write(broker.client(), chunk)
-        ]
+        client = broker.client()
+        for chunk in _chunks(worker_ids):
+            texts = zip(chunk, client.hmget(keys.ORDERS, chunk), strict=True)
+            before = {worker_id: text for worker_id, text in texts if text}
+            changed += _orders_write(client, before=before, orders=orders_of(chunk))
     except redis.RedisError as error:
         log.warning("broker away, orders of %d workers wait for the next tick: %s", len(worker_ids), error)
         return
@@ -136,21 +139,18 @@ def _orders_changed(worker_ids: list[str]) -> None:
         ring_worker(worker_id, wire.RING_STATUS)
 
 
-def _orders_write(client: redis.Redis, worker_ids: list[str]) -> list[str]:
-    """Make Redis say what the rows say; returns the workers that have orders they did not have."""
-    if not worker_ids:
-        return []
-    before = dict(zip(worker_ids, client.hmget(keys.ORDERS, worker_ids), strict=True))
-    orders = orders_of(worker_ids)
+def _orders_write(
+    client: redis.Redis, *, before: Mapping[str, str], orders: Mapping[str, list[wire.Order]]
+) -> list[str]:
+    """Make Redis say `orders` instead of `before`; returns the workers that have orders they did not have."""
     texts = {worker_id: json.dumps([vars(order) for order in orders[worker_id]]) for worker_id in orders}
-    gone = [worker_id for worker_id in worker_ids if before[worker_id] and worker_id not in texts]
-    with client.pipeline(transaction=False) as pipeline:
-        if texts:
-            pipeline.hset(keys.ORDERS, mapping=texts)
-        if gone:
-            pipeline.hdel(keys.ORDERS, *gone)
-        pipeline.execute()
-    return [worker_id for worker_id, text in texts.items() if text != before[worker_id]]
+    changed = {worker_id: text for worker_id, text in texts.items() if text != before.get(worker_id)}
+    gone = [worker_id for worker_id in before if worker_id not in texts]
+    if changed:
+        client.hset(keys.ORDERS, mapping=changed)
+    if gone:
+        client.hdel(keys.ORDERS, *gone)
+    return list(changed)
 
 
 def _chunks(rows: list[T]) -> Iterable[list[T]]:

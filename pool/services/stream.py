@@ -6,6 +6,7 @@ import json
 import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import redis
 
@@ -23,11 +24,12 @@ START = "0-0"
 
 @dataclass(frozen=True)
 class Entry:
-    """One post. id: its place in the stream. at: when it arrived, by the gateway's clock."""
+    """One post. id: its place in the stream. at: when it arrived, by the gateway's clock. body: as it was sent."""
 
     id: str
     at: datetime
     post: wire.StatusPost
+    body: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def _entry(entry_id: str, fields: dict[str, str]) -> Entry | None:
         if "\\u" in fields["body"]:
             body = storable(body)
         at = datetime.fromtimestamp(float(fields["at"]), UTC)
-        return Entry(entry_id, at, wire.StatusPost.from_json(body))
+        return Entry(entry_id, at, wire.StatusPost.from_json(body), body)
     except (KeyError, ValueError, OverflowError, OSError, RecursionError) as error:
         log.warning("status post %s dropped: %s", entry_id, str(error)[:200])
         return None

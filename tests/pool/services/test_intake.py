@@ -157,10 +157,10 @@ def test_a_post_that_cannot_be_stored_is_dropped_alone(
         stream(worker, gpu_util=float(number))
     make = intake._sample
 
-    def fail(worker: Worker, post: Any, at: datetime) -> Sample:
-        if post.gpu_util == 4:
+    def fail(worker: Worker, entry: Any, at: datetime) -> Sample:
+        if entry.post.gpu_util == 4:
             raise DataError("value out of range")
-        return make(worker, post, at)
+        return make(worker, entry, at)
 
     monkeypatch.setattr(intake, "_sample", fail)
     assert drain() == 7
