@@ -20,6 +20,7 @@ register(
         "discarded_and_gone": "box {box} is seen to be gone; nothing was kept",
         # hibernating
         "draining": "waiting for the agent to answer before the snapshot",
+        "agent_away": "waiting for its agent, which has gone silent",
         "agent_silent": "the agent has not answered for {minutes:g} minutes; the box was left alone",
         "job_on_it": "a job runs on it: {job}",
         "job_waits_for_it": "a job waits for it: {job}",

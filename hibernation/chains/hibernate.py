@@ -56,10 +56,7 @@ def drain(run: Run) -> Outcome:
         workers.worker_drain(worker, reason=because("draining"), by=run.chain.by, now=run.now)
     if worker.state in LISTENING:
         return Next()
-    silent = agent_silent(run, instance)
-    if silent is not None and silent >= SILENCE:
-        return _agent_is_silent(silent)
-    return Again(POLL_S, because("draining"))
+    return _without_agent(run, agent_silent(run, instance) or timedelta(0))
 
 
 def snapshot(run: Run) -> Outcome:
@@ -67,18 +64,18 @@ def snapshot(run: Run) -> Outcome:
     instance = subject(run)
     attempt = int(run.data.get("snapshot_attempt", 0))
     silent = agent_silent(run, instance)
-    if silent is not None and silent >= SILENCE:
-        return _agent_is_silent(silent)
+    if silent is not None:
+        return _without_agent(run, silent)
     with run.holding():
         generation, dispatch = _asked(run, instance, attempt)
-    if generation.state in (SnapshotState.COMMITTED, SnapshotState.VERIFIED):
+    if generation.state in taking.COMMITTED:
         return Next()
     if is_open(dispatch):
         return Again(POLL_S, because("taking", generation=generation.generation))
     error = ended_with(dispatch)
     with run.holding():
         generation.refresh_from_db()
-        if generation.state == SnapshotState.COMMITTED:
+        if generation.state in taking.COMMITTED:
             return Next()
         taking.snapshot_fail(generation, error=error, now=run.now)
         run.keep(snapshot_attempt=attempt + 1)
@@ -226,7 +223,12 @@ def _last_look(run: Run, instance: Instance, generation: Snapshot) -> Outcome | 
     return None
 
 
-def _agent_is_silent(silent: timedelta) -> Stop:
+def _without_agent(run: Run, silent: timedelta) -> Outcome:
+    """It may have committed before it went silent. Otherwise it is waited for, and then the box is left alone."""
+    if Snapshot.objects.filter(pk=run.data.get("snapshot", ""), state__in=taking.COMMITTED).exists():
+        return Next()
+    if silent < SILENCE:
+        return Again(POLL_S, because("agent_away"))
     minutes = round(silent.total_seconds() / 60, 1)
     return Stop(ChainState.ABORTED, because("agent_silent", minutes=minutes))
 

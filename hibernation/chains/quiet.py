@@ -15,7 +15,8 @@ from hibernation.services.policies import policy_resolved
 from pool.models import Sample
 from snapshots.models import Snapshot
 
-LOOK_AGAIN_S = 1.0
+LOOK_AGAIN_S = 5.0
+"""How often the recheck looks by itself. It is nudged by every new reading."""
 
 
 def stirring(instance: Instance, generation: Snapshot) -> Reason | None:

@@ -97,7 +97,9 @@ def restore(run: Run) -> Outcome:
         # A box can die in the middle of a restore; the provider knows before the lease runs out.
         return next_offer(run, box, because("box_went", box=box.provider_ref))
     silent = agent_silent(run, instance)
-    if silent is not None and silent >= SILENCE:
+    if silent is not None and silent < SILENCE:
+        return Again(POLL_S, because("agent_away"))
+    if silent is not None:
         minutes = round(silent.total_seconds() / 60, 1)
         return next_offer(run, box, because("agent_silent_restoring", minutes=minutes), ban=True)
     generation, attempt = _generation(run), int(run.data.get("restores", 0))
