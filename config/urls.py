@@ -1,7 +1,9 @@
 """Every address of the control plane. The gateway answers /api/agent/status, /api/agent/queue and /i/… itself."""
 
+from django.conf import settings
 from django.contrib import admin
 from django.urls import include, path
+from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
 from config import views
@@ -14,6 +16,7 @@ handler500 = "config.views.server_error"
 admin.site.final_catch_all_view = False
 
 urlpatterns = [
+    path("favicon.ico", RedirectView.as_view(url=f"{settings.STATIC_URL}console/icon.svg")),
     path("healthz", views.healthz, name="healthz"),
     path("readyz", views.readyz, name="readyz"),
     path("agent/", views.agent_index, name="agent-index"),

@@ -1,22 +1,44 @@
 """Snapshots in the console: looked at, never edited by hand."""
 
+from __future__ import annotations
+
 from django.contrib import admin
+from django.template.defaultfilters import filesizeformat
+from django.utils.translation import gettext_lazy as _
+from unfold.decorators import display
 
 from core.admin_base import ReadOnlyAdmin
 from snapshots.models import Snapshot
+from snapshots.states import SnapshotState as S
+
+COLOURS = {
+    S.VERIFIED: "success",
+    S.TAKING: "info",
+    S.COMMITTED: "info",
+    S.DAMAGED: "danger",
+    S.FAILED: "danger",
+}
 
 
 @admin.register(Snapshot)
 class SnapshotAdmin(ReadOnlyAdmin):
-    list_display = [
-        "instance_ref",
-        "generation",
-        "state",
-        "files",
-        "logical_bytes",
-        "stored_bytes",
-        "verified_at",
-    ]
-    list_filter = ["state"]
+    list_display = ["generation_of", "status", "files", "size", "stored", "verified_at", "reason"]
+    list_filter = ["state", "pinned"]
     search_fields = ["id", "instance_ref"]
     list_select_related = ["owner"]
+
+    @display(description=_("snapshot"), header=True, ordering="instance_ref")
+    def generation_of(self, row: Snapshot) -> list[str]:
+        return [_("generation %d") % row.generation, f"{row.owner.get_username()} · {row.instance_ref}"]
+
+    @display(description=_("status"), ordering="state", label=COLOURS)
+    def status(self, row: Snapshot) -> tuple[str, str]:
+        return row.state, row.state
+
+    @display(description=_("size"), ordering="logical_bytes")
+    def size(self, row: Snapshot) -> str:
+        return filesizeformat(row.logical_bytes)
+
+    @display(description=_("stored"), ordering="stored_bytes")
+    def stored(self, row: Snapshot) -> str:
+        return filesizeformat(row.stored_bytes)

@@ -29,13 +29,13 @@ from hibernation.services.policies import config_set, policies_apply
 from hibernation.services.wake import instance_wake
 from hibernation.states import InstanceState as S
 
+# Green works, blue is in progress, yellow asks for attention, red failed; what is off has no colour.
 COLOURS = {
     S.RUNNING: "success",
     S.IDLE: "warning",
     S.PROVISIONING: "info",
     S.HIBERNATING: "info",
     S.WAKING: "info",
-    S.HIBERNATED: "primary",
     S.LOST: "danger",
 }
 
