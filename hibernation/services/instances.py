@@ -90,7 +90,7 @@ def _furnish(instance: Instance, *, by: str, now: datetime) -> None:
     policy = policies.policy_resolved(instance).policy
     instance.worker = workers.worker_create(
         account=instance.account,
-        name=instance.pk,
+        name=f"{instance.name} · {instance.pk}"[:80],
         instance_ref=instance.pk,
         owner=instance.owner,
         slots=0,
