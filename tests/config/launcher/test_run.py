@@ -44,7 +44,7 @@ def run(checkout, tmp_path):
 
     def call(*words, **environ):
         env = {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if name != "PYTHON"},
             "PATH": f"{tools}:{os.environ['PATH']}",
             "UV_LOG": str(tmp_path / "uv.log"),
             **environ,
