@@ -173,7 +173,7 @@ def why(instance: Instance, *, now: datetime) -> dict[str, Any]:
 
 def _verdict(instance: Instance, now: datetime) -> dict[str, Any]:
     policy = policy_resolved(instance).policy
-    found, evidence = verdict_now(instance, now=now, policy=policy)
+    found, facts, readings = verdict_now(instance, now=now, policy=policy)
     return {
         "at": now,
         "idle": found.idle,
@@ -182,8 +182,8 @@ def _verdict(instance: Instance, now: datetime) -> dict[str, Any]:
         "since": found.since,
         "due_at": found.due_at,
         "policy": to_json(policy)["auto_hibernation"],
-        "work": list(evidence.facts.work),
-        "samples": [reading.to_json() for reading in evidence.readings],
+        "work": list(facts.work),
+        "samples": [reading.to_json() for reading in readings],
     }
 
 

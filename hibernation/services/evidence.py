@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 from django.db.models import F, Q
 
@@ -20,19 +20,9 @@ READINGS_AT_MOST = 500
 """Of one instance, the newest: more of an idle stretch than that is known from earlier verdicts."""
 
 
-class Evidence(NamedTuple):
-    """readings: oldest first."""
-
-    readings: list[Reading]
-    facts: Facts
-
-
-def evidence_new(instances: Sequence[Instance]) -> dict[str, Evidence]:
-    """By id: the readings since each one's last verdict (the last one that it saw included), and the facts.
-
-    For instances that were judged before; the idle stretch that their row knows is one of the facts.
-    """
-    readings: dict[str, list[Reading]] = defaultdict(list)
+def readings_new(instances: Sequence[Instance]) -> dict[str, list[Reading]]:
+    """By id: the readings since each one's last verdict, the last one that it saw included. For those that had one."""
+    found: dict[str, list[Reading]] = defaultdict(list)
     rows = (
         Sample.objects.filter(
             worker__instance__in=[instance.pk for instance in instances],
@@ -43,15 +33,11 @@ def evidence_new(instances: Sequence[Instance]) -> dict[str, Evidence]:
         .values_list("worker__instance__pk", "at", "gpu_util", "readings")
     )
     for instance_id, at, util, more in rows:
-        readings[instance_id].append(Reading(at, util, more))
-    work = _work(instances)
-    return {
-        instance.pk: Evidence(readings[instance.pk], facts_of(instance, work[instance.pk]))
-        for instance in instances
-    }
+        found[instance_id].append(Reading(at, util, more))
+    return found
 
 
-def evidence_whole(instance: Instance, policy: Policy, *, now: datetime) -> Evidence:
+def readings_whole(instance: Instance, policy: Policy, *, now: datetime) -> list[Reading]:
     """All readings of the window, read again: of the idle stretch where there is one, else of one pause window."""
     since = now - policy.pause - policy.silence
     stretch = _stretch(instance)
@@ -62,8 +48,7 @@ def evidence_whole(instance: Instance, policy: Policy, *, now: datetime) -> Evid
         .order_by("-at", "-id")
         .values_list("at", "gpu_util", "readings")[:READINGS_AT_MOST]
     )
-    readings = [Reading(at, util, more) for at, util, more in reversed(rows)]
-    return Evidence(readings, facts_of(instance, _work([instance])[instance.pk]))
+    return [Reading(at, util, more) for at, util, more in reversed(rows)]
 
 
 def facts_of(instance: Instance, work: Sequence[str]) -> Facts:
@@ -83,8 +68,8 @@ def _stretch(instance: Instance) -> tuple[datetime, datetime] | None:
     return instance.idle_since, instance.judged_to
 
 
-def _work(instances: Sequence[Instance]) -> dict[str, list[str]]:
-    """What runs on each, is on its way there, or waits for it. What was taken back but may still run there counts."""
+def work_on(instances: Sequence[Instance]) -> dict[str, list[str]]:
+    """By id: what runs on each, is on its way there, or waits for it. What was taken back but may still run there counts."""
     found: dict[str, list[str]] = defaultdict(list)
     for instance_id, words in _work_rows(instances):
         found[instance_id].append(words)

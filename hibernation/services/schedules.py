@@ -127,7 +127,7 @@ def _sleep(instance: Instance, policy: Policy, at: datetime, *, now: datetime) -
     if instance.state not in AWAKE:
         return
     shown = _shown(policy.schedule.sleep, policy)
-    found, _ = verdict_now(instance, now=now, policy=policy)
+    found, _, _ = verdict_now(instance, now=now, policy=policy)
     if not found.idle and found.reason.code not in UNKNOWN:
         _note(instance, because("schedule_put_off", at=shown, why=str(found.reason)), now=now)
         return

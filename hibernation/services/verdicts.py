@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
+from typing import NamedTuple
 
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import F, OuterRef, Q, Subquery
 
 from core.doorbell import ring
@@ -18,9 +19,9 @@ from core.transitions import advance
 from hibernation import idle
 from hibernation.models import Instance, Verdict
 from hibernation.policy import Policy, from_json, to_json
-from hibernation.services.evidence import Evidence, evidence_new, evidence_whole
+from hibernation.services.evidence import facts_of, readings_new, readings_whole, work_on
 from hibernation.services.hibernate import instance_hibernate
-from hibernation.services.policies import Levels, levels_of, policy_resolved
+from hibernation.services.policies import Levels, levels_of
 from hibernation.states import AWAKE, InstanceState
 from pool.models import Sample
 
@@ -35,6 +36,17 @@ CLAIM_S = 30.0
 """Whoever judges an instance has it to itself for this long. Should it die, the instance is judged again after that."""
 
 WORKERS_AT_ONCE = 900
+
+JUDGED = ("judge_at", "judged_to", "verdict", "last_active_at")
+"""The columns of an instance that a verdict writes each time."""
+
+
+class Known(NamedTuple):
+    """What was read at once for all instances of a chunk. fresh, work: by instance id."""
+
+    levels: Levels
+    fresh: Mapping[str, list[idle.Reading]]
+    work: Mapping[str, list[str]]
 
 
 # -- news -----------------------------------------------------------------------------------------------------------
@@ -83,23 +95,23 @@ def verdicts_tick(now: datetime) -> int:
         instances = _claimed(now, claim)
         if not instances:
             break
-        levels = levels_of(instances)
-        fresh = evidence_new([instance for instance in instances if instance.judged_to is not None])
-        done += step_each(partial(_judge, levels=levels, fresh=fresh, now=now), instances)
-        Instance.objects.filter(judge_at=claim).bulk_update(
-            [instance for instance in instances if instance.judge_at != claim],
-            ["judge_at", "judged_to", "verdict", "last_active_at"],
+        known = Known(
+            levels_of(instances),
+            readings_new([instance for instance in instances if instance.judged_to is not None]),
+            work_on(instances),
         )
+        done += step_each(partial(_judge, known=known, now=now), instances)
+        _write([instance for instance in instances if instance.judge_at != claim], claim)
     return done
 
 
 def verdict_now(
-    instance: Instance, *, now: datetime, policy: Policy | None = None
-) -> tuple[idle.Verdict, Evidence]:
-    """What a verdict at this moment would be, from all readings of its window; changes nothing."""
-    policy = policy or policy_resolved(instance).policy
-    evidence = evidence_whole(instance, policy, now=now)
-    return idle.verdict(policy, evidence.readings, evidence.facts, now), evidence
+    instance: Instance, *, now: datetime, policy: Policy
+) -> tuple[idle.Verdict, idle.Facts, list[idle.Reading]]:
+    """What a verdict at this moment would be, from all readings of its window, and what it rests on; changes nothing."""
+    facts = facts_of(instance, work_on([instance])[instance.pk])
+    readings = readings_whole(instance, policy, now=now)
+    return idle.verdict(policy, readings, facts, now), facts, readings
 
 
 def verdict_replay(row: Verdict) -> idle.Verdict:
@@ -114,34 +126,60 @@ def _claimed(now: datetime, claim: datetime) -> list[Instance]:
     ids = list(awake.order_by(F("judge_at").asc(nulls_first=True)).values_list("pk", flat=True)[:CHUNK])
     if not ids or not awake.filter(pk__in=ids).update(judge_at=claim):
         return []
-    return list(
-        Instance.objects.filter(pk__in=ids, judge_at=claim).select_related("owner", "account", "worker")
-    )
+    return list(Instance.objects.filter(pk__in=ids, judge_at=claim))
 
 
-def _judge(instance: Instance, *, levels: Levels, fresh: dict[str, Evidence], now: datetime) -> None:
-    policy = levels.of(instance).policy
-    evidence = fresh.get(instance.pk) or evidence_whole(instance, policy, now=now)
-    found = idle.verdict(policy, evidence.readings, evidence.facts, now)
+def _write(instances: Sequence[Instance], claim: datetime) -> None:
+    """Keep what was judged, except where the claim was overtaken. One prepared statement for all rows.
+
+    A tick over 10,000 instances takes 2.7 s of CPU with it and 13.0 s with bulk_update, which builds CASE expressions.
+    """
+    fields = [Instance._meta.get_field(name) for name in JUDGED]
+    quoted = connection.ops.quote_name
+    judge_at = Instance._meta.get_field("judge_at")
+    columns = ", ".join(f"{quoted(field.column)} = %s" for field in fields)
+    table, key = quoted(Instance._meta.db_table), quoted(Instance._meta.pk.column)
+    guard = judge_at.get_db_prep_save(claim, connection)
+    rows = [
+        [
+            *(field.get_db_prep_save(getattr(instance, field.attname), connection) for field in fields),
+            instance.pk,
+            guard,
+        ]
+        for instance in instances
+    ]
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.executemany(
+            f"UPDATE {table} SET {columns} WHERE {key} = %s AND {quoted(judge_at.column)} = %s", rows
+        )
+
+
+def _judge(instance: Instance, *, known: Known, now: datetime) -> None:
+    policy = known.levels.of(instance).policy
+    facts = facts_of(instance, known.work.get(instance.pk, ()))
+    readings = known.fresh.get(instance.pk)
+    if readings is None:
+        readings = readings_whole(instance, policy, now=now)
+    found = idle.verdict(policy, readings, facts, now)
     if found.due(now):
         # Nothing is put to sleep on the strength of a memory: read the whole window once more.
-        found, evidence = verdict_now(instance, now=now, policy=policy)
+        found, facts, readings = verdict_now(instance, now=now, policy=policy)
     try:
-        slept = _move(instance, policy, evidence, found, now=now)
+        slept = _move(instance, policy, facts, found, now=now)
     except TransitionRefused as refused:
         log.info("instance=%s not moved by its verdict: %s", instance.pk, refused)
         slept = False
     if not slept and instance.verdict.get("code") != found.reason.code:
-        _store(instance, policy, evidence, found, now=now)
+        _store(instance, policy, facts, found, now=now)
     instance.judge_at = found.look_again_at
-    instance.judged_to = evidence.readings[-1].at if evidence.readings else instance.judged_to
+    instance.judged_to = readings[-1].at if readings else instance.judged_to
     instance.verdict = {"code": found.reason.code, "params": dict(found.reason.params)}
     if found.active_at is not None:
         instance.last_active_at = max(filter(None, (instance.last_active_at, found.active_at)))
 
 
 def _move(
-    instance: Instance, policy: Policy, evidence: Evidence, found: idle.Verdict, *, now: datetime
+    instance: Instance, policy: Policy, facts: idle.Facts, found: idle.Verdict, *, now: datetime
 ) -> bool:
     """Bring the row's state to what the verdict says. True where that is to sleep."""
     if not found.idle:
@@ -168,12 +206,12 @@ def _move(
         return False
     with transaction.atomic():
         instance_hibernate(instance, reason=found.reason, by="", now=now)
-        _store(instance, policy, evidence, found, now=now)
+        _store(instance, policy, facts, found, now=now)
     return True
 
 
 def _store(
-    instance: Instance, policy: Policy, evidence: Evidence, found: idle.Verdict, *, now: datetime
+    instance: Instance, policy: Policy, facts: idle.Facts, found: idle.Verdict, *, now: datetime
 ) -> Verdict:
     log.info("instance=%s %s reason=%r", instance.pk, "idle" if found.idle else "active", str(found.reason))
     return Verdict.objects.create(
@@ -181,7 +219,7 @@ def _store(
         at=now,
         idle=found.idle,
         policy=to_json(policy),
-        facts=evidence.facts.to_json(),
+        facts=facts.to_json(),
         samples=[reading.to_json() for reading in found.samples],
         **Verdict.reason_columns(found.reason),
     )

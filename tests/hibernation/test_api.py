@@ -294,6 +294,10 @@ def test_the_account_may_be_left_out_where_there_is_only_one_that_rents(api: Any
         ),
         ({"config": {"enabled": True}}, 'enabled belongs inside "auto_hibernation"'),
         ({"config": [1]}, "must be a JSON object"),
+        (
+            {"config": {"auto_hibernation": {"pause_after_idle_minutes": 0.1}}},
+            "shorter than one check interval of 30 s",
+        ),
     ],
 )
 def test_what_cannot_be_rented_is_refused_whole(

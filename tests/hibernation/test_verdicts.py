@@ -273,15 +273,15 @@ def test_a_reading_that_arrives_while_it_is_judged_is_not_forgotten(
     instance: Instance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     post(instance, (0, 2.0))
-    real = verdicts.evidence_whole
+    real = verdicts.readings_whole
 
     def meanwhile(*args: Any, **kwargs: Any) -> Any:
         found = real(*args, **kwargs)
         post(instance, (30, 90.0))
-        monkeypatch.setattr(verdicts, "evidence_whole", real)
+        monkeypatch.setattr(verdicts, "readings_whole", real)
         return found
 
-    monkeypatch.setattr(verdicts, "evidence_whole", meanwhile)
+    monkeypatch.setattr(verdicts, "readings_whole", meanwhile)
     verdicts_tick(at(31))
     assert judged(instance, 31).state == InstanceState.RUNNING, "the next tick judges it again at once"
 
