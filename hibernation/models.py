@@ -192,6 +192,7 @@ class Box(Stateful):
             models.UniqueConstraint(
                 fields=["instance"], condition=Q(state__in=LIVE), name="box_one_live_per_instance"
             ),
+            models.UniqueConstraint(fields=["instance", "epoch"], name="box_one_per_epoch"),
         ]
         indexes = [models.Index(fields=["account", "state"], name="box_account_state")]
 

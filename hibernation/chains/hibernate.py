@@ -238,13 +238,12 @@ def _generation(run: Run) -> Snapshot:
 
 
 def box_of(run: Run, instance: Instance) -> Box:
-    """The chain's box: the live one the first time, and that very one ever after."""
-    if "box" in run.data:
-        return Box.objects.select_related("account", "instance__worker").get(pk=run.data["box"])
-    box = boxes.box_live(instance)
-    if box is None:
-        raise TransitionRefused(f"instance {instance.pk} has no live box to let go")
-    run.keep(box=box.pk)
+    """The chain's box: the one of the instance's epoch, which does not change while it falls asleep."""
+    box = Box.objects.select_related("account", "instance__worker").get(
+        instance=instance, epoch=instance.epoch
+    )
+    if run.data.get("box") != box.pk:
+        run.keep(box=box.pk)
     return box
 
 
