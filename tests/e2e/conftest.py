@@ -86,6 +86,21 @@ def join(installation: Installation, account: Callable[..., str]) -> Iterator[Ca
 
 
 @pytest.fixture
+def submit(installation: Installation) -> Iterator[Callable[..., str]]:
+    """submit(command=[…]) → the id of a job. One that has not ended by then is cancelled at the end of the test."""
+    client = installation.client()
+    submitted: list[str] = []
+
+    def make(**fields: object) -> str:
+        submitted.append(str(client.post("/api/jobs", **fields)["id"]))
+        return submitted[-1]
+
+    yield make
+    for job in submitted:
+        client.call("POST", f"/api/jobs/{job}/cancel", {})
+
+
+@pytest.fixture
 def rent(installation: Installation, account: Callable[..., str]) -> Iterator[Callable[..., Rented]]:
     """rent("name") → an instance whose box is up. Given up, its work lost, at the end of the test."""
     rented: list[Rented] = []

@@ -14,7 +14,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -34,6 +33,7 @@ from tests.e2e.rows import Rows
 from tests.e2e.waiting import eventually
 
 READY_WITHIN_S = 90.0
+AGENT_ENDS_WITHIN_S = 15.0
 LOOK_EVERY_S = 0.1
 CHAIN_LEASE_S = 4.0
 CELERY = ("-m", "celery")
@@ -101,7 +101,10 @@ class Installation:
         if self._keeper is not None and self._keeper.is_alive():
             self._keeper.join()
         self.supervisor.stop()
-        eventually(lambda: not self.processes(), within_s=15, what=lambda: f"ended: {self.processes()}")
+        try:
+            eventually(lambda: not self.processes(), within_s=15, what=lambda: f"ended: {self.processes()}")
+        finally:
+            self.power_cut()
 
     def power_cut(self) -> None:
         """SIGKILL for everything, boxes and their jobs too, again until nothing is left."""
@@ -117,7 +120,7 @@ class Installation:
 
         eventually(cut, what="everything is killed")
         for name in list(self._children):
-            self._forget(name)
+            self.forget(name)
 
     def processes(self) -> dict[int, str]:
         """Every living process of this installation, by number: its command line. Known by its environment."""
@@ -137,7 +140,7 @@ class Installation:
     # -- one process -----------------------------------------------------------------------------------
 
     def launch(self, name: str) -> Child:
-        self._forget(name)
+        self.forget(name)
         child = self._children[name] = self.supervisor.start(self.programs[name])
         self._held_down.discard(name)
         return child
@@ -172,6 +175,7 @@ class Installation:
             yield
         finally:
             self.start_again(*names)
+            self.until_ready()
 
     def said(self, name: str) -> str:
         return (self.supervisor.logs / f"{name}.log").read_text(errors="replace")
@@ -187,10 +191,12 @@ class Installation:
         return self.plan.local_url
 
     def leave(self, worker_id: str, name: str) -> None:
-        """The worker is revoked and its agent ended."""
-        self.client().call("POST", f"/api/workers/{worker_id}/revoke", {})
+        """The worker is revoked; its agent ends what it runs, and then itself."""
         self._held_down.add(name)
-        self._forget(name)
+        self.client().call("POST", f"/api/workers/{worker_id}/revoke", {})
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process(name).wait(AGENT_ENDS_WITHIN_S)
+        self.forget(name)
 
     def join(
         self, account: str, name: str, *, provider: str = "local", extra: Sequence[str] = (), token: str = ""
@@ -290,7 +296,8 @@ class Installation:
                     self.launch(name)
         self._stopping.wait()
 
-    def _forget(self, name: str) -> None:
+    def forget(self, name: str) -> None:
+        """End it, with all of its group, for good."""
         child = self._children.pop(name, None)
         if child is None:
             return

@@ -21,7 +21,7 @@ def near_its_limit():
     return ["--session-started", (datetime.now(UTC) - timedelta(hours=10.81)).isoformat()]
 
 
-def test_job_goes_to_the_safe_worker_and_its_output_arrives_whole(installation, join):
+def test_job_goes_to_the_safe_worker_and_its_output_arrives_whole(installation, join, submit):
     tired = join("colab-tired", "colab", extra=near_its_limit())
     fresh = join("colab-fresh", "colab")
     client = installation.client()
@@ -31,20 +31,18 @@ def test_job_goes_to_the_safe_worker_and_its_output_arrives_whole(installation, 
     )
     assert "near its limit: session 10.8" in shown["quota"]["reason"]
     jobs = [
-        client.post(
-            "/api/jobs", name=name, command=["python3", "-c", TALKATIVE], provider="colab", timeout_s=60
-        )
+        submit(name=name, command=["python3", "-c", TALKATIVE], provider="colab", timeout_s=60)
         for name in ("one", "two")
     ]
     for job in jobs:
-        ended = eventually(lambda job=job: client.job_ended(job["id"]), what="the job ends")
+        ended = eventually(lambda job=job: client.job_ended(job), what="the job ends")
         assert ended["status"] == "succeeded", ended["reason"]
         assert ended["worker"]["name"] == fresh.name
-        lines = client.log(job["id"]).splitlines()
+        lines = client.log(job).splitlines()
         assert sorted(lines) == sorted(f"line {number} áé" for number in range(LINES))
 
 
-def test_job_that_only_a_worker_near_its_limit_could_run_waits_and_says_so(installation, join):
+def test_job_that_only_a_worker_near_its_limit_could_run_waits_and_says_so(installation, join, submit):
     join("colab-tired", "colab", extra=near_its_limit())
     client = installation.client()
     job = client.post("/api/jobs", command=["true"], provider="colab")
@@ -55,7 +53,9 @@ def test_job_that_only_a_worker_near_its_limit_could_run_waits_and_says_so(insta
     client.post(f"/api/jobs/{job['id']}/cancel")
 
 
-def test_job_of_a_killed_worker_runs_again_elsewhere_and_its_late_report_is_refused(installation, join):
+def test_job_of_a_killed_worker_runs_again_elsewhere_and_its_late_report_is_refused(
+    installation, join, submit
+):
     first, second = join("first", "kaggle"), join("second", "kaggle")
     client = installation.client()
     counter = installation.folder / "runs"
@@ -65,7 +65,7 @@ echo "attempt $DORMOUSE_ATTEMPT" >> {counter}
 echo "attempt $DORMOUSE_ATTEMPT"
 [ "$DORMOUSE_ATTEMPT" != 1 ] || while [ ! -e {counter}.go ]; do sleep 0.05; done
 """
-    job = client.post("/api/jobs", script=script, provider="kaggle", timeout_s=120)["id"]
+    job = submit(script=script, provider="kaggle", timeout_s=120)
     eventually(lambda: client.job(job)["status"] == "running" and counter.exists(), what="the job runs")
     by_name = {worker.name: worker for worker in (first, second)}
     victim = by_name[client.job(job)["worker"]["name"]]

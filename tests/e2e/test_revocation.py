@@ -7,10 +7,10 @@ from tests.e2e.waiting import eventually
 REFUSED_AGENT = 3
 
 
-def test_revoked_worker_is_refused_everywhere_at_once_and_its_agent_ends(installation, join):
+def test_revoked_worker_is_refused_everywhere_at_once_and_its_agent_ends(installation, join, submit):
     worker = join("revoked", "kaggle")
     client = installation.client()
-    job = client.post("/api/jobs", script="sleep 1000", provider="kaggle")["id"]
+    job = submit(script="sleep 1000", provider="kaggle")
     eventually(lambda: client.job(job)["status"] == "running", what="the job runs")
     agent = Client(installation.url, token=access_token(installation.url, worker))
     dispatch = f"/api/agent/dispatch/{installation.attempt(job)}"
@@ -33,4 +33,3 @@ def test_revoked_worker_is_refused_everywhere_at_once_and_its_agent_ends(install
     assert process.returncode == REFUSED_AGENT
     assert not [line for line in installation.processes().values() if "sleep 1000" in line]
     assert client.job(job)["status"] == "queued"
-    client.post(f"/api/jobs/{job}/cancel")
