@@ -34,6 +34,13 @@ class Json(Utc):
         return json.dumps(line, ensure_ascii=False, default=str)
 
 
+class NotReadiness(logging.Filter):
+    """Drops Django's line for each 503 of /readyz: it is asked every few seconds, and its answer says it all."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return getattr(getattr(record, "request", None), "path", "") != "/readyz"
+
+
 def logging_config(form: str, *, debug: bool) -> dict[str, Any]:
     """logging.config's dictionary. form: text or json."""
     return {
@@ -43,11 +50,13 @@ def logging_config(form: str, *, debug: bool) -> dict[str, Any]:
             "text": {"()": "config.logs.Utc", "format": TEXT},
             "json": {"()": "config.logs.Json"},
         },
+        "filters": {"not_readiness": {"()": "config.logs.NotReadiness"}},
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": form}},
         "root": {"handlers": ["stderr"], "level": "INFO"},
         "loggers": {
             # Its own handler would print each line twice.
             "django": {"handlers": [], "propagate": True, "level": "INFO"},
+            "django.request": {"filters": ["not_readiness"]},
             "django.server": {"handlers": [], "propagate": True},
             # A line for each message would be several a second, for ticks that mostly found nothing to do.
             "celery.app.trace": {"level": "INFO" if debug else "WARNING"},

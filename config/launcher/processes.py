@@ -127,8 +127,10 @@ class Supervisor:
             )
         return output
 
-    def wait_until(self, child: Child, ready: Callable[[], bool], *, limit_s: float) -> None:
-        """Return when `ready()` holds. Raises Failed when the child ends first or the time is up."""
+    def wait_until(
+        self, child: Child, ready: Callable[[], bool], *, limit_s: float, every_s: float = LOOK_EVERY_S
+    ) -> None:
+        """Return when `ready()`, asked every_s, holds. Raises Failed when the child ends first or the time is up."""
         deadline = time.monotonic() + limit_s
         while not ready():
             if self.stop_asked:
@@ -140,7 +142,7 @@ class Supervisor:
             if time.monotonic() > deadline:
                 raise Failed(f"{child.program.name} was not ready within {limit_s:g} s {_log(child)}")
             self.look()
-            time.sleep(LOOK_EVERY_S)
+            time.sleep(every_s)
 
     def look(self) -> list[Child]:
         """Collect who has ended; return those whose end was not told before. Raises Failed for a server."""

@@ -25,6 +25,9 @@ PREPARE_LIMIT_S = 300.0
 READY_LIMIT_S = 90.0
 """Until a part answers. Two busy cores can make a Python process of this size take twenty seconds."""
 
+READY_EVERY_S = 0.25
+"""Each question goes through gateway, Django, database and Redis, while all of them are starting."""
+
 HTTP_OK = 200
 
 
@@ -120,7 +123,9 @@ class Stack:
         for worker in workers:
             self._wait(worker, partial(_has_said, worker, b" ready."))
         try:
-            self._wait(beat, lambda: not self.ready())
+            self.supervisor.wait_until(
+                beat, lambda: not self.ready(), limit_s=READY_LIMIT_S, every_s=READY_EVERY_S
+            )
         except Failed as error:
             raise Failed("\n".join([str(error), "Still missing:", *self.ready()])) from error
         say("✓", "worker + beat", f"Celery, {sum(QUEUES.values())} slots")

@@ -76,3 +76,10 @@ def test_unknown_address_is_an_error_that_its_reader_understands(client):
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
     page = client.get("/nothing")
     assert (page.status_code, page.headers["Content-Type"].partition(";")[0]) == (404, "text/html")
+
+
+def test_not_being_ready_is_no_line_in_the_log(db, valkey, client, caplog):
+    assert client.get("/readyz").status_code == 503
+    assert [record for record in caplog.records if record.name == "django.request"] == []
+    client.get("/nothing")
+    assert [record.name for record in caplog.records if record.name == "django.request"] == ["django.request"]
