@@ -8,8 +8,10 @@ race; what another process does (the host starts or removes a box) is waited for
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
@@ -36,6 +38,7 @@ from hibernation.providers.local_faults import FaultKind, fault_add, faults_clea
 from hibernation.services.boxes import provider_of
 from hibernation.services.hibernate import instance_hibernate
 from hibernation.services.instances import instance_create
+from hibernation.services.reconcile import account_reconcile
 from hibernation.services.wake import instance_wake
 from hibernation.states import InstanceState
 from pool.models import Account, Dispatch, Worker
@@ -142,8 +145,6 @@ class World:
 
     def copy(self, instance: Instance) -> Path:
         """The workspace as it is now, kept elsewhere to compare with."""
-        import shutil
-
         kept = self.host.folder.parent / f"kept-{instance.pk}-{len(list(self.host.folder.parent.iterdir()))}"
         shutil.copytree(self.agent(instance).workspace, kept, symlinks=True)
         shutil.copystat(self.agent(instance).workspace, kept)
@@ -169,8 +170,11 @@ class World:
 
     def rented(self) -> list[dict[str, Any]]:
         """The host's own books: every box that it has, whoever's."""
-        books = (path / "box.json" for path in sorted((self.host.folder / "boxes").iterdir()))
-        return [json.loads(book.read_text()) for book in books if book.exists()]
+        found = []
+        for path in sorted((self.host.folder / "boxes").iterdir()):
+            with suppress(FileNotFoundError):  # the host removes it at this moment
+                found.append(json.loads((path / "box.json").read_text()))
+        return found
 
     def settled(self) -> None:
         """Wait until the host has done what it is about to do: start what boots, remove what must go."""
@@ -248,8 +252,6 @@ class World:
         raise AssertionError(f"{chain.kind} does not get beyond {chain.step}: {chain.reason}")
 
     def reconcile(self, account: Account | None = None, *, times: int = 1) -> None:
-        from hibernation.services.reconcile import account_reconcile
-
         for _ in range(times):
             self.settled()
             for row in [account] if account else Account.objects.filter(kind="local"):
