@@ -44,7 +44,7 @@ class Installation:
     """Names of processes: SERVERS, and each agent by its own name.
 
     celery: what replaces `-m celery`; agent: what replaces `-m agent` in boxes and workers. boxes: at once, on all
-    machines. kept_up: a process that dies is started again, as systemd would.
+    machines. kept_up: a process that dies is started again, as systemd would. seconds: of which there is one more.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class Installation:
         agent: str = "agent",
         boxes: int = 16,
         kept_up: bool = False,
+        seconds: Sequence[str] = (),
         environ: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
@@ -63,6 +64,7 @@ class Installation:
         self._celery = tuple(celery)
         self._agent = agent
         self._boxes = boxes
+        self._seconds = tuple(seconds)
         self.plan = Plan.of(_environ(self.data, database_url=database_url, **(environ or {})))
         assert not self.plan.env.problems, self.plan.env.problems
         self.supervisor = Supervisor(cwd=CHECKOUT, logs=self.data / "logs")
@@ -84,7 +86,7 @@ class Installation:
         self.launch("valkey")
         eventually(lambda: answers(self.plan.valkey_socket), what="valkey answers")
         self.supervisor.run(self._program(self.plan.prepare()), limit_s=READY_WITHIN_S)
-        for name in SERVERS[1:]:
+        for name in [*SERVERS[1:], *map(self.second, self._seconds)]:
             self.launch(name)
         self.until_ready()
         if self._keeper is not None:
@@ -254,8 +256,9 @@ class Installation:
 
     def second(self, name: str) -> str:
         """Plan another process like that one, to run at the same time; the name it goes by."""
-        again = f"{name}-2"
-        words = [word.replace("@%h", "-2@%h") for word in self.programs[name].command]
+        number = 1 + sum(other.startswith(name) for other in self.programs)
+        again = f"{name}-{number}"
+        words = [word.replace("@%h", f"-{number}@%h") for word in self.programs[name].command]
         self.programs[again] = replace(self.programs[name], name=again, command=words)
         return again
 

@@ -45,12 +45,9 @@ def test_job_goes_to_the_safe_worker_and_its_output_arrives_whole(installation, 
 def test_job_that_only_a_worker_near_its_limit_could_run_waits_and_says_so(installation, join, submit):
     join("colab-tired", "colab", extra=near_its_limit())
     client = installation.client()
-    job = client.post("/api/jobs", command=["true"], provider="colab")
-    eventually(
-        lambda: "near their limit" in client.job(job["id"])["reason"], what="the job says why it waits"
-    )
-    assert client.job(job["id"])["status"] == "queued"
-    client.post(f"/api/jobs/{job['id']}/cancel")
+    job = submit(command=["true"], provider="colab")
+    eventually(lambda: "near their limit" in client.job(job)["reason"], what="the job says why it waits")
+    assert client.job(job)["status"] == "queued"
 
 
 def test_job_of_a_killed_worker_runs_again_elsewhere_and_its_late_report_is_refused(

@@ -1,0 +1,56 @@
+"""SIGKILL at every step of both chains, before, during and after its effect: every chain ends, every effect happens once.
+
+`pytest -s` prints the table. Many instances sleep and wake at the same time, each with one point armed for each chain;
+whoever dies takes a Celery worker with it, and the other instances' steps that ran there.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.chaos.cases import Case, Table, pairs
+
+AT_ONCE = 8
+TELLING = [
+    ("worker destroy:destroyed", "worker rent:created"),
+    ("agent snapshot:committed", "agent restore:some"),
+    ("worker snapshot:held-1", "worker restore:held-1"),
+]
+
+
+def run_all(mortal, chosen):
+    client = mortal.client()
+    label = f"matrix {len(chosen)}"
+    account = client.post("/api/accounts", kind="local", label=label)["id"]
+    table = Table()
+
+    def one(number, asleep_at, awake_at):
+        name = f"m{len(chosen)}-{number}"
+        case = Case(mortal, account=account, name=name, seed=number, table=table)
+        try:
+            case.run(asleep_at, awake_at)
+        except AssertionError as error:
+            return f"{name} killed at {asleep_at} and {awake_at}: {error}"
+        finally:
+            case.give_up()
+        return ""
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        ran = [pool.submit(one, number, *pair) for number, pair in enumerate(chosen)]
+        failed = [text for text in (done.result() for done in ran) if text]
+    if table.lines:
+        table.show()
+    assert not failed, "\n\n".join(failed)
+
+
+@pytest.mark.timeout(240)
+def test_the_most_telling_kills(mortal):
+    run_all(mortal, TELLING)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_every_step_killed_before_during_and_after_its_effect(mortal):
+    run_all(mortal, pairs())
