@@ -128,10 +128,17 @@ def dispatch_cancel(dispatch: Dispatch, *, reason: Reason, by: str = "", now: da
     return True
 
 
-def dispatches_withdraw(worker: Worker, *, reason: Reason, now: datetime) -> int:
-    """Take back everything that `worker` holds in any epoch; returns how many there were."""
-    rows = list(Dispatch.objects.filter(worker=worker, state__in=OPEN).order_by("pk"))
-    return sum(dispatch_withdraw(row, reason=reason, now=now) for row in rows)
+def dispatches_withdraw(
+    worker: Worker, *, reason: Reason, now: datetime, unclaimed_jobs: bool = False
+) -> int:
+    """Take back everything that `worker` holds in any epoch; returns how many there were.
+
+    unclaimed_jobs: only the jobs that it was given and has not begun.
+    """
+    rows = Dispatch.objects.filter(worker=worker, state__in=OPEN)
+    if unclaimed_jobs:
+        rows = rows.filter(state=DispatchState.RUNG, kind=Dispatch.Kind.JOB)
+    return sum(dispatch_withdraw(row, reason=reason, now=now) for row in list(rows.order_by("pk")))
 
 
 def dispatch_locked(dispatch_id: str) -> Dispatch | None:
@@ -146,4 +153,6 @@ def dispatch_end(
     advance(dispatch, state, reason=reason, by=by, now=now, **columns)
     if dispatch.kind == Dispatch.Kind.JOB:
         attempt_ended(dispatch, now=now)
+    if dispatch.cancel_requested_at is not None:
+        orders_publish([dispatch.worker_id])
     signals.dispatch_finished.send(sender=Dispatch, dispatch=dispatch, now=now)

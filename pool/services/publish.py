@@ -142,7 +142,7 @@ def _orders_changed(worker_ids: list[str]) -> None:
 def _orders_write(
     client: redis.Redis, *, before: Mapping[str, str], orders: Mapping[str, list[wire.Order]]
 ) -> list[str]:
-    """Make Redis say `orders` instead of `before`; returns the workers that have orders they did not have."""
+    """Make Redis say `orders` instead of `before`; returns the workers for whom that is another thing."""
     texts = {worker_id: json.dumps([vars(order) for order in orders[worker_id]]) for worker_id in orders}
     changed = {worker_id: text for worker_id, text in texts.items() if text != before.get(worker_id)}
     gone = [worker_id for worker_id in before if worker_id not in texts]
@@ -150,7 +150,7 @@ def _orders_write(
         client.hset(keys.ORDERS, mapping=changed)
     if gone:
         client.hdel(keys.ORDERS, *gone)
-    return list(changed)
+    return [*changed, *gone]
 
 
 def _chunks(rows: list[T]) -> Iterable[list[T]]:

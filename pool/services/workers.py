@@ -78,9 +78,9 @@ def worker_create(
 
 
 def worker_drain(worker: Worker, *, reason: Reason, by: str = "", now: datetime | None = None) -> None:
-    """No new jobs from now on; what it has, it finishes. The copy says what became of it.
+    """No new jobs from now on; what it has begun, it finishes, and what it has not begun is given elsewhere.
 
-    One that drains already, or that is offline or lost and so takes nothing anyway, is left as it is.
+    The copy says what became of it. One that drains already, or that is offline or lost and so takes nothing anyway, is left as it is.
     """
     if worker.state in (WorkerState.DRAINING, WorkerState.OFFLINE, WorkerState.LOST):
         worker.refresh_from_db()
@@ -88,6 +88,8 @@ def worker_drain(worker: Worker, *, reason: Reason, by: str = "", now: datetime 
         return
     with transaction.atomic():
         advance(worker, WorkerState.DRAINING, reason=reason, by=by, now=now)
+        away = because("worker_away", state=str(WorkerState.DRAINING))
+        dispatches_withdraw(worker, reason=away, now=now or timezone.now(), unclaimed_jobs=True)
         orders_publish([worker.pk])
 
 

@@ -233,6 +233,21 @@ def test_a_draining_worker_takes_no_jobs_and_is_ordered_to_drain(
     assert orders_of([worker.pk]) == {worker.pk: [wire.Order(kind="drain")]}
 
 
+def test_what_a_draining_worker_has_not_begun_is_given_elsewhere(
+    alice: User, enrol: Callable[..., Worker]
+) -> None:
+    worker = enrol("a", slots=2)
+    begun, unheard = submit(alice), submit(alice)
+    jobs_dispatch(now=NOON)
+    claim(begun)
+    worker_drain(worker, reason=because("operator", note="maintenance"), now=NOON)
+    assert state(begun)[0] == "running"
+    assert state(unheard) == ("queued", "attempt 1 ended early: its worker is draining")
+    enrol("b")
+    jobs_dispatch(now=SOON)
+    assert attempt(unheard).worker.name == "b"
+
+
 def test_a_job_for_a_sleeping_instance_waits_for_it(
     alice: User, account: Account, enrol: Callable[..., Worker]
 ) -> None:

@@ -22,9 +22,9 @@ from pool.services.dispatches import dispatch_ask, dispatch_cancel
 from pool.services.intake import intake_drain
 from pool.services.jobs import jobs_dispatch
 from pool.services.liveness import TICK, workers_check
-from pool.services.reports import dispatch_claim
+from pool.services.reports import dispatch_claim, dispatch_finish
 from pool.services.submission import JobSpec, job_submit
-from pool.services.workers import overdue_at, worker_drain, worker_revoke
+from pool.services.workers import overdue_at, worker_drain, worker_revoke, worker_undrain
 from pool.states import DispatchState, JobState, WorkerState
 from tests.pool.conftest import NOON
 
@@ -181,8 +181,6 @@ def test_an_unanswered_bell_is_rung_again_ever_more_rarely(
 ) -> None:
     ask(seen)
     rings = []
-    with django_capture_on_commit_callbacks(execute=False):
-        pass
     for second in range(0, 35, 1):
         before = queue(seen)
         with django_capture_on_commit_callbacks(execute=True):
@@ -308,6 +306,27 @@ def test_orders_are_written_after_the_commit_and_their_worker_is_rung(
         assert orders() == {}
     assert orders() == {seen.pk: [{"kind": "drain", "id": ""}]}
     assert queue(seen) == 1
+    with django_capture_on_commit_callbacks(execute=True):
+        worker_undrain(seen, now=NOON)
+    assert orders() == {}
+    assert queue(seen) == 2
+
+
+def test_an_order_to_cancel_goes_with_the_dispatch_that_it_ended(
+    seen: Worker, django_capture_on_commit_callbacks: Callable[..., Any]
+) -> None:
+    with django_capture_on_commit_callbacks(execute=True):
+        row = claimed(seen)
+        dispatch_cancel(row, reason=because("not_wanted", why="test"), now=NOON)
+    assert orders() == {seen.pk: [{"kind": "cancel", "id": row.pk}]}
+    with django_capture_on_commit_callbacks(execute=True):
+        dispatch_finish(
+            identity=AgentIdentity(worker_id=seen.pk, epoch=1),
+            dispatch_id=row.pk,
+            post=wire.FinishPost(fence=1, outcome="cancelled"),
+            now=NOON,
+        )
+    assert orders() == {}
 
 
 def test_a_broker_that_is_away_keeps_nothing_from_happening(
