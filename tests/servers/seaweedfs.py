@@ -97,6 +97,9 @@ def _start(weed: str, folder: Path, server: SeaweedFS, ports: list[int]) -> subp
                 f"-s3.config={folder / 'identities.json'}",
                 f"-s3.port={s3}",
                 f"-s3.port.grpc={s3_grpc}",
+                # On fixed ports otherwise, so that a second server on this machine would not start.
+                "-s3.port.iceberg=0",
+                "-s3.port.lance=0",
                 f"-filer.port={filer}",
                 f"-filer.port.grpc={filer_grpc}",
                 f"-master.port={master}",
