@@ -34,6 +34,9 @@ ROOT = "auto_hibernation"
 GRACE_S = 10.0
 """Added to two check intervals before silence counts: posts are jittered and drained in batches."""
 
+PAUSE_AT_MOST_MINUTES = 12 * 60
+"""Shorter than an instance may be idle at all (states.INSTANCE), or its window would never end."""
+
 MANUAL, AUTO, SCHEDULED = WAKE_METHODS = ("manual", "auto", "scheduled")
 
 Partial = Mapping[str, Value]
@@ -41,7 +44,7 @@ Partial = Mapping[str, Value]
 
 READERS: Mapping[str, Reader] = {
     "enabled": Flag(),
-    "pause_after_idle_minutes": Number(more_than=0, high=7 * 24 * 60),
+    "pause_after_idle_minutes": Number(more_than=0, high=PAUSE_AT_MOST_MINUTES),
     "delete_after_pause_minutes": Number(more_than=0, high=366 * 24 * 60),
     "gpu_usage_threshold": Number(more_than=0, high=100),
     "check_interval_seconds": Number(low=1, high=300),

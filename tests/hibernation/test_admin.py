@@ -263,7 +263,7 @@ def test_a_policy_takes_effect_when_it_is_saved_changed_and_deleted(console: Cli
                 "owner": "ALICE",
                 "config": '{"auto_hibernation": {"pause_after_idle_minutes": 0}}',
             },
-            "must be more than 0 and at most 10080, not 0",
+            "must be more than 0 and at most 720, not 0",
         ),
         (
             {

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hibernation import policy as p
 from hibernation.policy import Policy, PolicyInvalid, parse, resolve
 from hibernation.schedule_times import EVERY_DAY, Times
+from hibernation.states import INSTANCE, InstanceState
 
 DESIGN = {
     "auto_hibernation": {
@@ -60,8 +61,8 @@ def test_without_any_level_the_defaults_are_the_designs() -> None:
             said(pause=3),
             "auto_hibernation.pause is not a setting; known here: enabled, pause_after_idle_minutes",
         ),
-        (said(pause_after_idle_minutes=0), "must be more than 0 and at most 10080, not 0"),
-        (said(pause_after_idle_minutes=-1), "must be more than 0 and at most 10080, not -1"),
+        (said(pause_after_idle_minutes=0), "must be more than 0 and at most 720, not 0"),
+        (said(pause_after_idle_minutes=-1), "must be more than 0 and at most 720, not -1"),
         (said(pause_after_idle_minutes="3"), 'must be a number, not "3"'),
         (said(pause_after_idle_minutes=True), "must be a number, not true"),
         (said(pause_after_idle_minutes=float("nan")), "must be a number, not NaN"),
@@ -166,12 +167,16 @@ def test_fractions_of_minutes_and_a_check_every_second_are_possible() -> None:
     assert p.problems_of(policy) == []
 
 
+def test_the_longest_window_ends_before_the_idle_state_does() -> None:
+    assert INSTANCE.limits[InstanceState.IDLE].minutes > p.PAUSE_AT_MOST_MINUTES
+
+
 clock = st.none() | st.times().map(lambda at: f"{at:%H:%M}")
 configs = st.fixed_dictionaries(
     {},
     optional={
         "enabled": st.booleans(),
-        "pause_after_idle_minutes": st.floats(0.01, 10080),
+        "pause_after_idle_minutes": st.floats(0.01, 720),
         "gpu_usage_threshold": st.integers(1, 100),
         "check_interval_seconds": st.integers(1, 300),
         "wake_method": st.sampled_from(p.WAKE_METHODS),
