@@ -224,11 +224,14 @@ class Bench:
 
         from core import broker
         from core.models import TickRun
+        from gateway import keys
         from pool.models import Worker
         from pool.services.liveness import workers_check
         from pool.services.publish import PUBLISHED, publish_all
 
         total = Worker.objects.count()
+        gateway = broker.client().pubsub()
+        gateway.subscribe(keys.RINGS)  # silence counts only while a gateway listens
 
         def quiet() -> None:
             publish_all(now=timezone.now())

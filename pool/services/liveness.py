@@ -1,7 +1,7 @@
 """Silence: posts that are overdue, leases that ran out, bells that nobody answered, states past their time.
 
 Only the agents' silence counts, not our own: whatever waits for something to be heard waits anew from the moment at
-which this tick resumed.
+which agents could be heard again, that is since when this tick runs and a gateway listens to the broker.
 """
 
 from __future__ import annotations
@@ -9,15 +9,18 @@ from __future__ import annotations
 import logging
 from datetime import datetime, timedelta
 
+import redis
 from django.db import transaction
 from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
+from core import broker
 from core.doorbell import ring_worker
 from core.errors import TransitionRefused
 from core.reasons import because
 from core.ticks import step_each, tick
 from core.transitions import advance
+from gateway import keys
 from pool.models import Dispatch, Worker
 from pool.services.dispatches import dispatch_withdraw, lease_s
 from pool.services.publish import publish_all
@@ -27,6 +30,9 @@ from pool.states import LISTENING, OPEN, DispatchState, WorkerState
 log = logging.getLogger(__name__)
 
 TICK = "pool.workers_tick"
+GATEWAY = "gateway"
+"""Marked like a tick whenever a gateway is there: its posts and polls are how agents are heard."""
+
 AT_ONCE = 500
 """Rows of one kind in one run: the next run is seconds away."""
 
@@ -37,7 +43,8 @@ RING_AGAIN_S = 5.0
 def workers_check(*, now: datetime | None = None) -> int:
     """One run of the tick; returns how many rows it moved. Two at once are safe: every move is guarded."""
     now = now or timezone.now()
-    with tick(TICK, now=now) as resumed_at:
+    with tick(TICK, now=now) as running_since:
+        resumed_at = _listening_since(running_since, now=now)
         _forgive(now=now, resumed_at=resumed_at)
         moved = step_each(lambda pk: _silent(pk, now=now, resumed_at=resumed_at), _overdue(now))
         moved += step_each(lambda row: _lease_over(row, now=now, resumed_at=resumed_at), _leases(now))
@@ -48,6 +55,20 @@ def workers_check(*, now: datetime | None = None) -> int:
         moved += step_each(lambda row: _ring_again(row, now=now), _unanswered(now))
         publish_all(now=now)
     return moved
+
+
+def _listening_since(running_since: datetime, *, now: datetime) -> datetime:
+    """Since when agents could be heard without a gap; `now` while they cannot."""
+    try:
+        gateways = dict(broker.client().pubsub_numsub(keys.RINGS)).get(keys.RINGS, 0)
+    except redis.RedisError as error:
+        log.warning("broker away, nobody's silence counts: %s", error)
+        return now
+    if not gateways:
+        log.warning("no gateway listens to the broker, nobody's silence counts")
+        return now
+    with tick(GATEWAY, now=now) as gateway_since:
+        return max(running_since, gateway_since)
 
 
 # -- status posts -----------------------------------------------------------------------------------

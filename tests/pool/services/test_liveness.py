@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+import redis
 from django.contrib.auth.models import User
 
 from agent import wire
@@ -16,19 +17,31 @@ from core.agents import AgentIdentity
 from core.models import TickRun
 from core.reasons import because
 from gateway import keys
-from pool.models import Dispatch, Job, Worker
+from pool.models import Dispatch, Worker
 from pool.services import publish
 from pool.services.dispatches import dispatch_ask, dispatch_cancel
 from pool.services.intake import intake_drain
 from pool.services.jobs import jobs_dispatch
-from pool.services.liveness import TICK, workers_check
+from pool.services.liveness import GATEWAY, TICK, workers_check
 from pool.services.reports import dispatch_claim, dispatch_finish
 from pool.services.submission import JobSpec, job_submit
 from pool.services.workers import overdue_at, worker_drain, worker_revoke, worker_undrain
 from pool.states import DispatchState, JobState, WorkerState
 from tests.pool.conftest import NOON
 
-pytestmark = pytest.mark.usefixtures("valkey")
+pytestmark = pytest.mark.usefixtures("valkey", "gateway")
+
+
+@pytest.fixture
+def gateway(valkey: Any) -> Iterator[Any]:
+    """What shows that a gateway is there: its subscription."""
+    client = redis.Redis.from_url(valkey.url)
+    subscription = client.pubsub()
+    subscription.subscribe(keys.RINGS)
+    subscription.get_message(timeout=5)
+    yield subscription
+    subscription.close()
+    client.close()
 
 
 def at(seconds: float) -> datetime:
@@ -40,10 +53,11 @@ def running() -> Callable[[float], int]:
     """running(90): the tick as it is at 12:01:30, having run every five seconds for an hour."""
 
     def check(seconds: float) -> int:
-        TickRun.objects.update_or_create(
-            name=TICK,
-            defaults={"started_at": at(seconds - 5), "resumed_at": NOON - timedelta(hours=1)},
-        )
+        for name in (TICK, GATEWAY):
+            TickRun.objects.update_or_create(
+                name=name,
+                defaults={"started_at": at(seconds - 5), "resumed_at": NOON - timedelta(hours=1)},
+            )
         return workers_check(now=at(seconds))
 
     return check
@@ -132,6 +146,36 @@ def test_our_own_absence_loses_nobody(seen: Worker, stream: Callable[..., str]) 
     for second in range(45, 75, 5):
         workers_check(now=at(back + second))
     assert state(seen) == WorkerState.LOST
+
+
+def test_a_gateway_that_is_away_loses_nobody(
+    seen: Worker, running: Callable[[float], int], gateway: Any
+) -> None:
+    """The ticks run, but no agent can reach us: restarted, upgraded, or its machine rebooted."""
+    gateway.unsubscribe()
+    gateway.get_message(timeout=5)
+    for seconds in (40, 100, 200):
+        running(seconds)
+        assert state(seen) == WorkerState.ONLINE
+    gateway.subscribe(keys.RINGS)
+    gateway.get_message(timeout=5)
+    TickRun.objects.filter(name=GATEWAY).delete()
+    for second in range(205, 240, 5):
+        workers_check(now=at(second))
+        assert state(seen) == WorkerState.ONLINE
+    workers_check(now=at(246))
+    assert state(seen) == WorkerState.SUSPECT
+
+
+def test_a_broker_that_is_away_loses_nobody_and_stops_nothing(
+    seen: Worker, running: Callable[[float], int], valkey: Any
+) -> None:
+    row = ask(seen)
+    Worker.objects.filter(pk=seen.pk).update(epoch=2)
+    valkey.kill()
+    running(75)
+    assert state(seen) == WorkerState.ONLINE
+    assert Dispatch.objects.get(pk=row.pk).state == DispatchState.WITHDRAWN
 
 
 def test_our_own_absence_costs_no_lease(seen: Worker, stream: Callable[..., str]) -> None:
@@ -327,12 +371,3 @@ def test_an_order_to_cancel_goes_with_the_dispatch_that_it_ended(
             now=NOON,
         )
     assert orders() == {}
-
-
-def test_a_broker_that_is_away_keeps_nothing_from_happening(
-    seen: Worker, running: Callable[[float], int], valkey: Any
-) -> None:
-    valkey.kill()
-    running(75)
-    assert state(seen) == WorkerState.LOST
-    assert Job.objects.count() == 0
