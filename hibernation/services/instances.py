@@ -216,6 +216,7 @@ def instance_delete(
     that falls asleep too where it is discarded; otherwise it is refused while a chain is at work on it.
     """
     now = now or timezone.now()
+    instance.refresh_from_db()
     reason = because("discard_asked", by=by)
     under_way = chains.chain_active(subject_type=Instance.SUBJECT, subject_id=instance.pk)
     if under_way is not None:
