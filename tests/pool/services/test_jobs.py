@@ -320,17 +320,12 @@ def test_a_worker_that_left_after_the_choice_is_not_given_a_job(
 RACER = """
 import sys, django
 django.setup()
-from datetime import UTC, datetime
-
 from django.db import connection
 connection.settings_dict["NAME"] = sys.argv[1]
-from django.utils import timezone
 from pool.services.jobs import jobs_dispatch
+print("ready", flush=True)
 sys.stdin.readline()
-given = 0
-for _ in range(12):
-    given += jobs_dispatch()
-print(given)
+print(sum(jobs_dispatch() for _ in range(12)))
 """
 
 
@@ -342,26 +337,21 @@ def test_two_dispatcher_processes_race_for_the_same_slots(
         enrol(f"w{number}", slots=5)
     for _ in range(40):
         submit(alice)
-    racers = [
-        subprocess.Popen(
-            [sys.executable, "-c", RACER, str(connection.settings_dict["NAME"])],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "DJANGO_SETTINGS_MODULE": "config.settings"},
-            cwd=Path(__file__).parents[3],
-        )
-        for _ in range(2)
-    ]
-    outs = []
-    for racer in racers:
-        racer.stdin.write("go\n")
-        racer.stdin.flush()
-    for racer in racers:
-        out, _ = racer.communicate(timeout=60)
-        assert racer.returncode == 0
-        outs.append(int(out.split()[-1]))
-    assert sum(outs) == 30
+    with subprocess.Popen(
+        [sys.executable, "-c", RACER, str(connection.settings_dict["NAME"])],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "DJANGO_SETTINGS_MODULE": "config.settings"},
+        cwd=Path(__file__).parents[3],
+    ) as other:
+        assert other.stdout is not None and other.stdin is not None
+        assert other.stdout.readline() == "ready\n"
+        other.stdin.write("go\n")
+        other.stdin.flush()
+        given = sum(jobs_dispatch() for _ in range(12))
+        given += int(other.stdout.readline())
+    assert (other.returncode, given) == (0, 30)
     held = list(Dispatch.objects.values_list("worker_id", "slot"))
     assert len(held) == len(set(held)) == 30
     assert Job.objects.filter(state=JobState.DISPATCHED).count() == 30
