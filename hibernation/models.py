@@ -176,7 +176,8 @@ class Box(Stateful):
             models.CheckConstraint(
                 condition=~Q(state=BoxState.DESTROYING)
                 | Q(handed_over_at__isnull=True)
-                | Q(safe_snapshot__isnull=False, safe_epoch=F("epoch"))
+                # A CHECK lets pass what is neither true nor false: NULL = epoch is such a thing.
+                | Q(safe_snapshot__isnull=False, safe_epoch__isnull=False, safe_epoch=F("epoch"))
                 | ~Q(discarded_by=""),
                 name="box_destroyed_only_with_a_verified_generation",
             ),
