@@ -148,8 +148,8 @@ def _lines(money: Ledger, time: Paid) -> Iterable[str]:
         word = "saved" if money.saved_usd >= 0 else "lost by sleeping"
         yield f"{word}: ${abs(money.saved_usd):.4f}, {abs(money.saved_percent):.1f} %"
     yield (
-        f"paid in time: {time.wakes} wakes, {time.waiting_s:.0f} s of waiting, {time.failed_wakes} wakes failed, "
-        f"{time.stopped_hibernations} hibernations stopped"
+        f"paid in time: wakes {time.wakes} ({time.waiting_s:.0f} s of waiting), failed {time.failed_wakes}; "
+        f"hibernations stopped {time.stopped_hibernations}"
     )
 
 

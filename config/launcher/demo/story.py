@@ -42,6 +42,9 @@ with open("checkpoint.json", "w") as file:
     json.dump({"step": step, "loss": loss, "weights": weights}, file)
 print("checkpoint.json", os.path.getsize("checkpoint.json"), "bytes", flush=True)
 """
+PATIENCE_S = 300
+"""Far more than either takes: a busy disk can need a minute to remove a box of 13,000 files."""
+
 TENSOR_BYTES = 256 * 1024 * 1024
 FILL = """\
 import os, random, shutil, struct, sys
@@ -181,7 +184,7 @@ def _workspace(stack: Stack) -> Path:
 
 
 def _night(api: Api, teller: Teller, instance: str, workspace: Path) -> None:
-    _watch(api, teller, instance, until="hibernated", within_s=90)
+    _watch(api, teller, instance, until="hibernated", within_s=PATIENCE_S)
     _must(not workspace.exists(), "the box and everything on it are gone")
     snapshot = api.get("/api/snapshots", instance_ref=instance)["results"][0]
     _must(snapshot["status"] == "verified", "the generation is verified")
@@ -199,7 +202,7 @@ def _morning(stack: Stack, api: Api, teller: Teller, instance: str, before: dict
         f"POST /api/instances/{instance}/wake: about {estimate['rent_s']:.0f} s to rent and {estimate['restore_s']:.0f} s to "
         f"restore {estimate['bytes'] / 1e6:,.0f} MB ({estimate['basis']})"
     )
-    _watch(api, teller, instance, until="running", within_s=120)
+    _watch(api, teller, instance, until="running", within_s=PATIENCE_S)
     after = tree.look(_workspace(stack))
     wrong = tree.differences(before, after)
     _must(not wrong, f"every entry is as it was; {len(wrong)} are not: {wrong[:3]}")
