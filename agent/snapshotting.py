@@ -60,6 +60,8 @@ class SnapshotWork:
                 return FinishPost(
                     fence=hold.claim.fence, outcome="succeeded", result={"already_committed": True}
                 )
+            if error.code == wire.ROOT_PLANNED:
+                return FinishPost(fence=hold.claim.fence, outcome="interrupted", reason=error.message)
             raise
         remote = line.remote()
         owner_key = terms.owner_key_bytes()

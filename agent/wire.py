@@ -45,6 +45,11 @@ STAND_DOWN = "stand_down"
 COMMITTED = "committed"
 """Error code of a plan for a snapshot that has been committed: the agent that died after its commit is done."""
 
+ROOT_PLANNED = "root_planned"
+"""Error code of a plan that asks for the terms of a snapshot whose root an earlier run of the same agent has planned
+and not committed. What it would read now makes another root, and an object is written once: report it as interrupted,
+and it is asked for again as a new generation."""
+
 KINDS = ("job", "snapshot", "restore", "command")
 OUTCOMES = ("succeeded", "failed", "cancelled", "interrupted")
 """interrupted: the worker stopped before the work ended; a job goes back to the queue, attempt + 1."""

@@ -26,7 +26,10 @@ class AgentView(APIView):
 class PlanView(AgentView):
     @extend_schema(tags=["agent"], request=PlanSerializer, responses=PlannedSerializer)
     def post(self, request: Request, snapshot_id: str) -> Response:
-        """Terms of a snapshot that this worker is taking, and presigned requests for what it wants to move."""
+        """Terms of a snapshot that this worker is taking, and presigned requests for what it wants to move.
+
+        Asking for nothing but the terms begins it: 409 `root_planned` where an earlier run had got as far as its root.
+        """
         return _planned(request, taking.snapshot_for_agent(snapshot_id, request.user))
 
 
@@ -34,7 +37,7 @@ class RestorePlanView(AgentView):
     @extend_schema(tags=["agent"], request=PlanSerializer, responses=PlannedSerializer)
     def post(self, request: Request, snapshot_id: str) -> Response:
         """Terms of a snapshot that this worker may restore, and presigned downloads."""
-        return _planned(request, taking.snapshot_to_restore(snapshot_id, request.user), uploads=False)
+        return _planned(request, taking.snapshot_to_restore(snapshot_id, request.user), restores=True)
 
 
 class CommitView(AgentView):
@@ -50,12 +53,14 @@ class CommitView(AgentView):
         return Response({"status": snapshot.state})
 
 
-def _planned(request: Request, snapshot: Snapshot, *, uploads: bool = True) -> Response:
+def _planned(request: Request, snapshot: Snapshot, *, restores: bool = False) -> Response:
     plan = PlanSerializer(data=request.data)
     plan.is_valid(raise_exception=True)
     wishes = [wire.PutWish(**wish) for wish in plan.validated_data["put"]]
-    if wishes and not uploads:
+    if wishes and restores:
         raise Invalid("a restore uploads nothing", hint="leave `put` out")
+    if not (restores or wishes or plan.validated_data["get"]):
+        taking.snapshot_start(snapshot)
     put, get = taking.snapshot_plan(snapshot, put=wishes, get=plan.validated_data["get"])
     return Response(
         {

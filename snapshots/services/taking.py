@@ -29,6 +29,12 @@ NUMBER_TRIES = 20
 COMMITTED = (SnapshotState.COMMITTED, SnapshotState.VERIFIED)
 
 
+class RootPlanned(DomainError):
+    """This snapshot cannot be taken a second time; a new generation can."""
+
+    code = wire.ROOT_PLANNED
+
+
 class AlreadyCommitted(DomainError):
     """This agent has committed this snapshot: it died, or was cut off, between the commit and its report."""
 
@@ -145,6 +151,18 @@ def _takeable(snapshot: Snapshot | None, snapshot_id: str, identity: AgentIdenti
             hint="stop taking it",
         )
     return snapshot
+
+
+def snapshot_start(snapshot: Snapshot) -> None:
+    """Its agent is about to read the workspace. Raises RootPlanned where it had done so before, as far as the root.
+
+    Without this it would upload everything again, to be refused at the very end: an object is written once.
+    """
+    if Pack.objects.filter(key=snapshot.root_key).exists():
+        raise RootPlanned(
+            f"an earlier run of this agent planned the root of {snapshot.pk} and did not commit it",
+            hint="report the dispatch as interrupted",
+        )
 
 
 def snapshot_plan(

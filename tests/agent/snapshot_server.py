@@ -30,6 +30,7 @@ class SnapshotServer:
         self.fences: dict[str, int] = {}
         self.commits: list[dict[str, Any]] = []
         self.committed: set[str] = set()
+        self.rooted: set[str] = set()
         self.plans: list[dict[str, Any]] = []
         self.delay_s = 0.0
         self.transfers = 0
@@ -64,6 +65,11 @@ class SnapshotServer:
             return 200, {}
         if verb == "plan" and snapshot_id in self.committed:
             return 409, {"code": wire.COMMITTED, "message": "this snapshot is committed", "hint": ""}
+        wishes = body.get("put", ())
+        if verb == "plan" and snapshot_id in self.rooted and not wishes and not body.get("get"):
+            return 409, {"code": wire.ROOT_PLANNED, "message": "its root was planned before", "hint": ""}
+        if any(wish["key"] == self.terms[snapshot_id]["root_key"] for wish in wishes):
+            self.rooted.add(snapshot_id)
         self.plans.append(body)
         assert len(body.get("put", ())) + len(body.get("get", ())) <= wire.REQUESTS_PER_PLAN
         assert verb == "plan" or not body.get("put"), "a restore has nothing to upload"

@@ -215,6 +215,23 @@ def test_killed_half_way_a_snapshot_is_begun_anew_and_a_committed_one_is_not(
     )
 
 
+def test_killed_between_its_root_and_the_commit_a_snapshot_is_interrupted_not_read_again(
+    plane: ControlPlane, agent: AgentProcess, server: SnapshotServer, workspace: Path
+) -> None:
+    agent.enrolled().start("--workspace", str(workspace))
+    server.offer("s_1")
+    plane.fault("/commit$", (503, {}), times=1000)
+    job = plane.dispatch("d_1", kind="snapshot", snapshot_id="s_1")
+    plane.wait(lambda: "s_1" in server.rooted and plane.count("/commit$"))
+    agent.kill()
+    plane.faults.clear()
+    uploads = server.transfers
+    agent.start("--workspace", str(workspace))
+    plane.wait(lambda: job.finish)
+    assert job.finish and job.finish["outcome"] == "interrupted", job.finish
+    assert server.transfers == uploads and not server.commits
+
+
 @pytest.mark.slow
 def test_killed_during_a_restore_it_is_done_again_and_the_agents_end_interrupts_one(
     plane: ControlPlane, agent: AgentProcess, server: SnapshotServer, workspace: Path, tmp_path: Path
