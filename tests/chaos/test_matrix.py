@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.chaos.cases import Case, Table, pairs
+from tests.chaos.cases import Case, Missed, Table, pairs
 
 AT_ONCE = 8
 TELLING = [
@@ -26,16 +26,21 @@ def run_all(mortal, chosen):
     account = client.post("/api/accounts", kind="local", label=label)["id"]
     table = Table()
 
-    def one(number, asleep_at, awake_at):
-        name = f"m{len(chosen)}-{number}"
+    def one(number, asleep_at, awake_at, tries=3):
+        name = f"m{len(chosen)}-{number}-{tries}"
         case = Case(mortal, account=account, name=name, seed=number, table=table)
         try:
             case.run(asleep_at, awake_at)
         except AssertionError as error:
             return f"{name} killed at {asleep_at} and {awake_at}: {error}"
+        except Missed as missed:
+            if tries == 1:
+                return f"{name}: {missed}"
+        else:
+            return ""
         finally:
             case.give_up()
-        return ""
+        return one(number, asleep_at, awake_at, tries - 1)
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         ran = [pool.submit(one, number, *pair) for number, pair in enumerate(chosen)]
