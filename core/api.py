@@ -19,6 +19,7 @@ from rest_framework.response import Response
 
 from core.errors import DomainError
 from core.models import ApiToken
+from core.text import storable
 from core.tokens import PREFIX, token_find
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
             headers["Retry-After"] = str(max(1, round(retry_after_s + 0.49)))
         if error.status == status.HTTP_401_UNAUTHORIZED:
             headers["WWW-Authenticate"] = "Bearer"
-        return Response(error.as_json(), status=error.status, headers=headers)
+        return Response(storable(error.as_json()), status=error.status, headers=headers)
     if isinstance(error, Http404):
         error = exceptions.NotFound()
     elif isinstance(error, PermissionDenied):
@@ -113,7 +114,8 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
         headers["WWW-Authenticate"] = error.auth_header
     if getattr(error, "wait", None):
         headers["Retry-After"] = f"{error.wait:.0f}"
-    return Response(_as_json(error), status=error.status_code, headers=headers)
+    # What was wrong is quoted, and may be what no JSON in UTF-8 can hold.
+    return Response(storable(_as_json(error)), status=error.status_code, headers=headers)
 
 
 def _as_json(error: exceptions.APIException) -> dict[str, Any]:

@@ -74,6 +74,7 @@ class EnrollSerializer(serializers.Serializer):
         gpus = [
             wire.Gpu(**{name: value for name, value in gpu.items() if value is not None})
             for gpu in fields.pop("gpus", [])
+            if gpu is not None
         ]
         return wire.EnrollPost(**fields, gpus=tuple(gpus))
 

@@ -35,6 +35,7 @@ REFUSED = OpenApiResponse(ErrorSerializer, description="its state does not allow
 class PeoplesView:
     """What every route for people shares."""
 
+    lookup_value_regex = "[a-z0-9_]+"  # anything else is no id, and not every database can be asked for it
     permission_classes = [HasScope]
     throttle_classes = [ScopedThrottle]
     throttle_scope = "api"

@@ -30,8 +30,9 @@ def attempt_started(dispatch: Dispatch, *, now: datetime) -> bool:
 def attempt_ended(dispatch: Dispatch, *, now: datetime) -> None:
     """Move the job on by the final state of its dispatch. An attempt that is not the job's present one changes nothing.
 
-    Call it in the transaction that ended the dispatch.
+    Call it in the transaction that ended the dispatch. A slot is free now, so that the dispatcher is rung.
     """
+    ring(DISPATCH_TICK)
     job = _job_of(dispatch, JobState.DISPATCHED, JobState.RUNNING)
     if job is None:
         log.info("dispatch=%s ended as %s, its job has moved on", dispatch.pk, dispatch.state)
@@ -64,7 +65,6 @@ def _requeue(job: Job, dispatch: Dispatch, *, now: datetime) -> None:
         return
     reason = because("job_requeued", attempt=dispatch.number, why=why)
     advance(job, JobState.QUEUED, reason=reason, now=now)
-    ring(DISPATCH_TICK)
 
 
 def _failure(dispatch: Dispatch) -> Reason:

@@ -20,6 +20,7 @@ from core.errors import Invalid, StandDown, TransitionRefused
 from core.reasons import because
 from pool import selectors
 from pool.models import Account, Choice, Dispatch, Job, Session, Worker
+from pool.services import attempts, submission
 from pool.services.accounts import account_create
 from pool.services.dispatches import dispatch_withdraw
 from pool.services.jobs import candidates, job_take, jobs_dispatch
@@ -271,6 +272,27 @@ def test_an_instances_worker_is_never_given_to_others(
     mine = submit(alice, instance_ref="i_1")
     jobs_dispatch(now=NOON)
     assert attempt(mine).worker_id == box.pk
+
+
+def rings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    rung: list[str] = []
+    for module in (attempts, submission):
+        monkeypatch.setattr(module, "ring", lambda task, *_: rung.append(task))
+    return rung
+
+
+def test_whatever_makes_a_job_or_a_slot_ready_rings_the_dispatcher(
+    alice: User, enrol: Callable[..., Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enrol()
+    rung = rings(monkeypatch)
+    job = submit(alice)
+    assert rung == ["pool.dispatch_tick"]
+    jobs_dispatch(now=NOON)
+    claim(job)
+    assert rung == ["pool.dispatch_tick"]
+    finish(job)
+    assert rung == ["pool.dispatch_tick"] * 2
 
 
 # -- one slot, one job --------------------------------------------------------------------------------

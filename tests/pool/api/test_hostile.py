@@ -1,0 +1,138 @@
+"""Whatever is sent to the pool's routes is refused or taken, never a fault of ours."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.utils import timezone
+from drf_spectacular.generators import SchemaGenerator
+from rest_framework.test import APIClient
+
+from agent import wire
+from core.agents import AgentIdentity, access_token
+from core.throttles import ScopedThrottle
+from pool.models import Account, Worker
+from pool.services.dispatches import dispatch_ask
+from pool.services.enrollment import enrollment_token_issue
+from pool.services.reports import dispatch_claim
+
+VALUES: list[Any] = [
+    None,
+    "",
+    "\x00",
+    "\ud800",
+    "nan",
+    -1,
+    2**70,
+    1e308,
+    [],
+    [None],
+    {"\x00": "\ud800"},
+    True,
+]
+BODIES: list[Any] = [[], "x", 1, None, [[]]]
+PLACES = ["%00", "%ff", "x" * 300, "..%2f"]
+
+
+@pytest.fixture
+def unlimited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ScopedThrottle, "allow_request", lambda *_: True)
+
+
+def each(**usual: Any) -> Iterator[dict[str, Any]]:
+    """The usual body with each field replaced by each value."""
+    for name in usual:
+        for value in VALUES:
+            yield {**usual, name: value}
+
+
+def check(client: APIClient, method: str, path: str, body: Any = None) -> None:
+    client.raise_request_exception = False
+    sent = {} if method == "get" else {"data": json.dumps(body), "content_type": "application/json"}
+    answer = getattr(client, method)(path, **sent)
+    assert answer.status_code < 500, (method, path, json.dumps(body))
+    if answer.status_code >= 400:
+        assert {"code", "message", "hint"} <= set(answer.json()), path
+
+
+def test_people_may_send_what_they_like(
+    api_client: Callable[..., APIClient],
+    ops: User,
+    account: Account,
+    enrol: Callable[..., Worker],
+    unlimited: None,
+) -> None:
+    client = api_client(ops, "admin")
+    worker = enrol()
+    for body in each(command=["true"], env={}, timeout_s=1, priority=0, instance="", provider="", name="x"):
+        check(client, "post", "/api/jobs", body)
+    for body in each(
+        kind="vast", label="x", credentials={}, reset_zone="UTC", reset_hour=0, weekly_limit_h=1
+    ):
+        check(client, "post", "/api/accounts", body)
+        check(client, "patch", f"/api/accounts/{account.pk}", body)
+    for body in each(account=account.pk, uses=1, life_minutes=60):
+        check(client, "post", "/api/enrollment-tokens", body)
+    for body in each(note="x"):
+        check(client, "post", f"/api/workers/{worker.pk}/drain", body)
+    for body in BODIES:
+        for path in ("jobs", "accounts", "enrollment-tokens"):
+            check(client, "post", f"/api/{path}", body)
+    for path in ("jobs", "workers", "accounts"):
+        for place in PLACES:
+            check(client, "get", f"/api/{path}/{place}")
+            check(client, "get", f"/api/{path}?status={place}&name={place}&limit={place}&offset={place}")
+
+
+def test_machines_may_send_what_they_like(
+    api_client: Callable[..., APIClient], account: Account, enrol: Callable[..., Worker], unlimited: None
+) -> None:
+    worker = enrol()
+    client = APIClient()
+    token = access_token(worker_id=worker.pk, epoch=1, now=timezone.now())
+    client.credentials(HTTP_AUTHORIZATION=f"Bearer {token}")
+    held = dispatch_ask(worker=worker, kind="command", ref="", key="k", work={})
+    dispatch_claim(identity=AgentIdentity(worker_id=worker.pk, epoch=1), dispatch_id=held.pk)
+    reports: dict[str, dict[str, Any]] = {
+        "claim": {"kinds": None},
+        "progress": {"fence": 1, "phase": "x", "bytes_done": 1},
+        "log": {"fence": 1, "offset": 0, "data": ""},
+        "finish": {"fence": 9, "outcome": "failed", "exit_code": 1, "reason": "x", "result": {}},
+    }
+    for verb, usual in reports.items():
+        for body in [*each(**usual), *BODIES]:
+            check(client, "post", wire.dispatch_path(held.pk, verb), body)
+        check(client, "post", wire.dispatch_path("d_%00", verb), usual)
+    for body in each(name="x", gpus=[], request_id="r", platform="x", session_runtime_hours=1):
+        check(client, "post", wire.ENROLL, {"token": enrollment_token_issue(account=account), **body})
+    for body in [*each(worker_id=worker.pk, secret="x"), *BODIES]:
+        check(client, "post", wire.TOKEN, body)
+
+
+def test_what_is_stored_of_it_can_be_shown(
+    api_client: Callable[..., APIClient], ops: User, enrol: Callable[..., Worker]
+) -> None:
+    worker = enrol()
+    held = dispatch_ask(worker=worker, kind="command", ref="", key="k", work={})
+    identity = AgentIdentity(worker_id=worker.pk, epoch=1)
+    dispatch_claim(identity=identity, dispatch_id=held.pk)
+    client = APIClient()
+    token = access_token(worker_id=worker.pk, epoch=1, now=timezone.now())
+    client.credentials(HTTP_AUTHORIZATION=f"Bearer {token}")
+    body = {"fence": 1, "outcome": "failed", "reason": "\x00\ud800", "result": {"\x00": ["\ud800", 2**80]}}
+    answer = client.post(
+        wire.dispatch_path(held.pk, "finish"), json.dumps(body), content_type="application/json"
+    )
+    assert answer.status_code == 200
+    held.refresh_from_db()
+    assert held.reason == "the worker reported: ?"
+    assert api_client(ops).get("/api/workers").status_code == 200
+
+
+def test_the_gateways_routes_are_in_the_document() -> None:
+    paths = SchemaGenerator().get_schema(public=True)["paths"]
+    assert {wire.STATUS, wire.QUEUE, wire.ENROLL, wire.TOKEN} <= set(paths)
