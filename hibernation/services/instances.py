@@ -30,6 +30,7 @@ from snapshots.models import Snapshot
 NAME_LIMIT = 80
 ON_WAKE_LIMIT = 64 * 1024
 DISK_BYTES_LIMIT = 64 * 1024**4
+PRICE_CAP_LIMIT = 1_000_000
 KEEP_AWAKE_LIMIT_MINUTES = 7 * 24 * 60
 
 
@@ -143,8 +144,11 @@ def _check_fields(
             raise Invalid(
                 f"{what} {text[:limit]!r} will not do", hint=f"at most {limit} printable characters"
             )
-    if price_cap_usd_per_h is not None and not price_cap_usd_per_h > 0:
-        raise Invalid(f"a price cap of {price_cap_usd_per_h} $ an hour allows nothing", hint="more than 0")
+    cap = price_cap_usd_per_h
+    if cap is not None and not (cap.is_finite() and 0 < cap < PRICE_CAP_LIMIT):
+        raise Invalid(
+            f"a price cap of {cap} $ an hour will not do", hint=f"more than 0, less than {PRICE_CAP_LIMIT}"
+        )
     if not 0 < disk_bytes <= DISK_BYTES_LIMIT:
         raise Invalid(f"a disk of {disk_bytes} bytes", hint=f"from 1 to {DISK_BYTES_LIMIT}")
     if storable(on_wake) != on_wake or len(on_wake.encode()) > ON_WAKE_LIMIT:

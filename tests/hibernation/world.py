@@ -13,57 +13,43 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from io import BytesIO
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 from django.conf import settings
-from django.db import connections
+from django.db import connections, transaction
 from django.utils import timezone
 
 from agent import wire
-from core import broker, chains
-from core.agents import AgentIdentity
+from core import chains
 from core.chain_states import ChainState
-from core.errors import DomainError, StandDown
 from core.models import Chain, Event
 from core.reasons import because
 from core.transitions import advance
-from gateway import keys
+from hibernation.chains.hibernate import let_go
 from hibernation.models import Box, Instance
-from hibernation.providers.base import Phase
+from hibernation.providers.base import OfferQuery, Phase
 from hibernation.providers.local import LocalProvider, local_folder
 from hibernation.providers.local_faults import FaultKind, fault_add, faults_clear
+from hibernation.services import boxes, pursuit
 from hibernation.services.boxes import provider_of
 from hibernation.services.hibernate import instance_hibernate
 from hibernation.services.instances import instance_create
 from hibernation.services.reconcile import account_reconcile
 from hibernation.services.wake import instance_wake
-from hibernation.states import InstanceState
-from pool.models import Account, Dispatch, Worker
-from pool.services import enrollment, intake, reports
-from pool.services.workers import worker_lost
-from pool.states import DispatchState, WorkerState
+from hibernation.states import BoxState, InstanceState
+from pool.models import Account, Worker
+from pool.services.workers import worker_lost, worker_slots_set
+from pool.states import WorkerState
 from snapshots.engine.compare import Difference, compare
-from snapshots.engine.errors import EngineError
-from snapshots.engine.limits import Effort
-from snapshots.engine.manifest import load_manifest
-from snapshots.engine.progress import Progress
-from snapshots.engine.remote import ObjectPlan, Remote
-from snapshots.engine.restore import restore
-from snapshots.engine.store.base import ObjectExists, ObjectMissing, SignedRequest, StoreRefused
-from snapshots.engine.store.folder import FolderStore
-from snapshots.engine.store.folder_http import Reply, respond
-from snapshots.engine.take import take
 from snapshots.models import Snapshot
-from snapshots.services import taking
+from snapshots.services import taking, verifying
 from snapshots.services.store import store
+from tests.hibernation.boxed_agent import Agent
 from tests.hibernation.providers.hosts import LocalHost, eventually
 from tests.hibernation.rows import account_of, person
 
 GB = 10**9
-EFFORT = Effort(streams=2, workers=1, retry_pause_s=0.0, rounds=2)
 CONFIG = {
     "auto_hibernation": {
         "pause_after_idle_minutes": 3,
@@ -72,11 +58,6 @@ CONFIG = {
         "verify_share": 1,
     }
 }
-
-
-def agent_errors() -> tuple[type[Exception], ...]:
-    """What an agent reports as a failure of its work."""
-    return (EngineError, OSError)
 
 
 class World:
@@ -113,8 +94,8 @@ class World:
         given = {"gpu_type": "RTX 4090", "disk_bytes": GB, "config": CONFIG, "by": "alice", **fields}
         return instance_create(owner=owner, name=name, account=account, now=self.now(), **given)
 
-    def running(self, **fields: Any) -> Instance:
-        """An instance that runs on its first box, with files in its workspace."""
+    def provisioned(self, **fields: Any) -> Instance:
+        """An instance that runs on its first box, brought up by its own chain."""
         instance = self.create(**fields)
         self.run(instance)
         instance.refresh_from_db()
@@ -122,12 +103,73 @@ class World:
         furnish(self.agent(instance).workspace)
         return instance
 
+    def running(self, **fields: Any) -> Instance:
+        """The same without the chain: its rows as the chain would leave them, a real box, an agent that has enrolled."""
+        instance = self.create(**fields)
+        Chain.objects.filter(subject_id=instance.pk).delete()
+        provider = provider_of(instance.account)
+        offer = min(
+            provider.offers(OfferQuery(gpu_type=instance.gpu_type, disk_bytes=instance.disk_bytes)),
+            key=lambda offer: offer.price_usd_per_h,
+        )
+        now = self.now()
+        box = boxes.box_plan(instance, offer, now=now)
+        boxes.box_asked_for(box, now=now)
+        ref = provider.create(box.offer_id, boxes.box_spec(box, now=now))
+        boxes.box_rented(box, ref=ref, reason=because("rented", ref=ref), now=now)
+        self.settled()
+        self.agents_turn()
+        boxes.box_up(box, now=now)
+        boxes.box_hand_over(box, now=now)
+        started = because("first_start")
+        advance(instance, InstanceState.RUNNING, reason=started, now=now, awake_since=now, last_active_at=now)
+        worker_slots_set(worker_of(instance), 1)
+        furnish(self.agent(instance).workspace)
+        instance.refresh_from_db()
+        return instance
+
     def asleep(self, **fields: Any) -> tuple[Instance, Path]:
-        """An instance that sleeps, and a copy of what its workspace held."""
+        """An instance that sleeps, and a copy of what its workspace held: as its chain would leave it, without the chain."""
         instance = self.running(**fields)
-        kept = self.copy(instance)
-        self.hibernate(instance)
-        assert self.run(instance).state == ChainState.SUCCEEDED
+        kept, agent, box = self.copy(instance), self.agent(instance), self.box(instance)
+        generation = taking.snapshot_begin(
+            owner=instance.owner,
+            instance_ref=instance.pk,
+            epoch=1,
+            worker_ref=str(instance.worker_id),
+            worker_epoch=1,
+            key=f"{instance.pk}:night",
+            now=self.now(),
+        )
+        agent.take(
+            wire.Claimed(
+                dispatch_id="", kind="snapshot", fence=0, lease_s=60, work={"snapshot_id": generation.pk}
+            )
+        )
+        generation.refresh_from_db()
+        assert verifying.snapshot_verify(generation, share=1)
+        advance(
+            instance, InstanceState.HIBERNATING, reason=because("hibernate_asked", by="alice"), now=self.now()
+        )
+        with transaction.atomic():
+            let_go(instance, box, generation, now=self.now())
+        provider_of(box.account).destroy(box.provider_ref)
+        self.settled()
+        eventually(lambda: box.label not in listed(instance.account))
+        for _ in range(2):
+            pursuit.box_pursue(box, provider_of(box.account), now=self.now())
+            self.forward(pursuit.SEEN_TWICE_S)
+        assert box.state == BoxState.GONE
+        advance(
+            instance,
+            InstanceState.HIBERNATED,
+            reason=because("saved_and_gone", generation=1, box=box.provider_ref),
+            now=self.now(),
+            snapshot_id=generation.pk,
+            hibernated_at=self.now(),
+            delete_due_at=self.now() + timedelta(minutes=30),
+        )
+        worker_slots_set(worker_of(instance), 0)
         instance.refresh_from_db()
         return instance, kept
 
@@ -272,246 +314,6 @@ class World:
         for book in self.rented():
             LocalProvider(self.host.folder, tenant=book["tenant"], timeout_s=5).destroy(book["ref"])
         eventually(lambda: not self.rented())
-
-
-class Agent:
-    """What lives in a box. util: what its GPU does. Its first post follows its enrolment at once."""
-
-    def __init__(self, world: World, ref: str, environment: dict[str, str]) -> None:
-        self.world = world
-        self.ref = ref
-        self.token = environment["DORMOUSE_JOIN_TOKEN"]
-        self.workspace = world.host.box(ref) / "workspace"
-        self.identity: AgentIdentity | None = None
-        self.util: float | None = 0.0
-        self.stood_down = False
-        self.works = True
-        self.while_reading: Callable[[Progress], None] | None = None
-        self.after_upload: Callable[[Agent, wire.Claimed], None] | None = None
-        self.instead: dict[str, Callable[[Agent, wire.Claimed], wire.FinishPost | None]] = {}
-        self.done: list[str] = []
-
-    # -- its line ------------------------------------------------------------------------------------------------------
-
-    def turn(self) -> bool:
-        if self.stood_down:
-            return False
-        try:
-            if self.identity is None:
-                return self.enrol()
-            return self.works and self.work()
-        except StandDown:
-            self.stood_down = True
-            return True
-
-    def enrol(self) -> bool:
-        gpu = wire.Gpu(index=0, name="RTX 4090", util=0.0, mem_used_bytes=0, mem_total_bytes=24 * 1024**3)
-        post = wire.EnrollPost(token=self.token, request_id=self.ref, name="box", gpus=(gpu,))
-        try:
-            given = enrollment.worker_enroll(post=post, now=self.world.now())
-        except StandDown:
-            raise
-        except DomainError:
-            self.stood_down = True
-            return True
-        self.identity = AgentIdentity(given.worker_id, given.epoch)
-        self.post()
-        return True
-
-    def post(self, util: float | str | None = "own", **fields: Any) -> None:
-        """A status post, through the stream and the intake as the gateway and the tick do it."""
-        assert self.identity is not None
-        enrollment.gate(self.identity)
-        body = {
-            "worker_id": self.identity.worker_id,
-            "epoch": self.identity.epoch,
-            "gpu_util": self.util if util == "own" else util,
-            "jobs": list(self._held()),
-            **fields,
-        }
-        at = self.world.now()
-        broker.client().xadd(
-            keys.STATUS_STREAM, {"body": json.dumps(body), "at": f"{at.timestamp():.6f}"}, id="*"
-        )
-        intake.intake_drain(now=self.world.now())
-
-    def _held(self) -> list[str]:
-        assert self.identity is not None
-        rows = Dispatch.objects.filter(
-            worker=self.identity.worker_id, epoch=self.identity.epoch, state=DispatchState.CLAIMED
-        )
-        return list(rows.values_list("pk", flat=True))
-
-    def claim(self) -> wire.Claimed | None:
-        """The next piece of work, if there is one."""
-        assert self.identity is not None
-        enrollment.gate(self.identity)
-        rung = Dispatch.objects.filter(
-            worker=self.identity.worker_id, epoch=self.identity.epoch, state=DispatchState.RUNG
-        )
-        waiting = rung.order_by("state_since", "pk").first()
-        if waiting is None:
-            return None
-        return reports.dispatch_claim(identity=self.identity, dispatch_id=waiting.pk, now=self.world.now())
-
-    def work(self) -> bool:
-        """Claim one piece of work and do it to its end. True where there was one."""
-        claim = self.claim()
-        if claim is None:
-            return False
-        finished = self.do(claim)
-        self.done.append(claim.kind)
-        if finished is not None:
-            self.finish(claim, finished)
-        return True
-
-    def do(self, claim: wire.Claimed) -> wire.FinishPost | None:
-        if claim.kind in self.instead:
-            return self.instead[claim.kind](self, claim)
-        work = {"snapshot": self.take, "restore": self.restore, "command": self.succeed}[claim.kind]
-        try:
-            return work(claim)
-        except agent_errors() as error:
-            return wire.FinishPost(fence=claim.fence, outcome="failed", reason=str(error))
-
-    def finish(self, claim: wire.Claimed, post: wire.FinishPost) -> None:
-        assert self.identity is not None
-        enrollment.gate(self.identity)
-        reports.dispatch_finish(
-            identity=self.identity, dispatch_id=claim.dispatch_id, post=post, now=self.world.now()
-        )
-
-    # -- its work --------------------------------------------------------------------------------------------------------
-
-    def succeed(self, claim: wire.Claimed) -> wire.FinishPost:
-        return wire.FinishPost(fence=claim.fence, outcome="succeeded", exit_code=0)
-
-    def take(self, claim: wire.Claimed) -> wire.FinishPost:
-        """The workspace into the store, the root last, then the commit."""
-        assert self.identity is not None
-        snapshot_id = str(claim.work["snapshot_id"])
-        enrollment.gate(self.identity)
-        terms = taking.snapshot_terms(taking.snapshot_for_agent(snapshot_id, self.identity))
-        line = PlannedRemote(self, snapshot_id)
-        parent = None
-        if terms.parent_root_key is not None:
-            parent = load_manifest(line, root_key=terms.parent_root_key, owner_key=terms.owner_key_bytes())
-        taken = take(
-            self.workspace,
-            remote=line,
-            owner_key=terms.owner_key_bytes(),
-            owner_id=terms.owner_id,
-            snapshot_id=terms.snapshot_id,
-            parent=parent,
-            effort=EFFORT,
-            progress=self.while_reading,
-        )
-        if self.after_upload is not None:
-            self.after_upload(self, claim)
-        taking.snapshot_commit(
-            snapshot_id,
-            self.identity,
-            facts={
-                name: getattr(taken, name)
-                for name in (
-                    "root_key", "root_sha256", "root_length", "content_id", "files", "logical_bytes",
-                    "stored_bytes", "new_packs",
-                )
-            } | {"warnings": list(taken.warnings)},
-            now=self.world.now(),
-        )  # fmt: skip
-        return wire.FinishPost(
-            fence=claim.fence, outcome="succeeded", result={"content_id": taken.content_id}
-        )
-
-    def restore(self, claim: wire.Claimed) -> wire.FinishPost:
-        """A generation into the workspace, every chunk hashed."""
-        assert self.identity is not None
-        enrollment.gate(self.identity)
-        snapshot_id = str(claim.work["snapshot_id"])
-        terms = taking.snapshot_terms(taking.snapshot_to_restore(snapshot_id, self.identity))
-        restored = restore(
-            self.workspace,
-            remote=PlannedRemote(self, snapshot_id, restores=True),
-            owner_key=terms.owner_key_bytes(),
-            root_key=terms.root_key,
-            expected_content_id=terms.content_id,
-            effort=EFFORT,
-        )
-        result = {
-            "content_id": restored.content_id,
-            "files": restored.files,
-            "logical_bytes": restored.logical_bytes,
-        }
-        return wire.FinishPost(fence=claim.fence, outcome="succeeded", result=result)
-
-
-class PlannedRemote(Remote):
-    """Transfers as an agent makes them: each asked for, signed by the control plane, and carried out by the store's own
-    HTTP side, without the wire in between."""
-
-    def __init__(self, agent: Agent, snapshot_id: str, *, restores: bool = False) -> None:
-        self._agent = agent
-        self._snapshot_id = snapshot_id
-        self._restores = restores
-
-    def put(self, plan: ObjectPlan, data: bytes) -> None:
-        wish = wire.PutWish(key=plan.key, length=plan.length, sha256=plan.sha256)
-        signed = self._signed(put=[wish])
-        reply = self._ask(signed, plan.key, body=data)
-        if reply.status == 412:
-            if self.get(plan.key, offset=0, length=plan.length + 1) != data:
-                raise ObjectExists(plan.key)
-        elif reply.status != 200:
-            raise StoreRefused(f"{reply.status} for {plan.key}")
-
-    def get(self, key: str, *, offset: int, length: int) -> bytes:
-        if not length:
-            return b""
-        signed = self._signed(get=[key])
-        reply = self._ask(signed, key, range_=f"bytes={offset}-{offset + length - 1}")
-        body = b"".join(reply.body)
-        if reply.status == 404:
-            raise ObjectMissing(key)
-        if reply.status == 416:
-            return b""
-        if reply.status not in (200, 206):
-            raise StoreRefused(f"{reply.status} for {key}")
-        return body[:length]
-
-    def _signed(self, **wishes: Any) -> wire.Presigned:
-        return self._agent.world.db_thread.submit(self._plan, **wishes).result()
-
-    def _plan(self, *, put: list[wire.PutWish] | None = None, get: list[str] | None = None) -> wire.Presigned:
-        identity = self._agent.identity
-        assert identity is not None
-        enrollment.gate(identity)
-        find = taking.snapshot_to_restore if self._restores else taking.snapshot_for_agent
-        try:
-            puts, gets = taking.snapshot_plan(find(self._snapshot_id, identity), put=put or [], get=get or [])
-        except DomainError as error:
-            raise StoreRefused(error.message) from error
-        return (puts + gets)[0]
-
-    def _ask(
-        self, signed: wire.Presigned | SignedRequest, key: str, *, body: bytes = b"", range_: str = ""
-    ) -> Reply:
-        parts = urlsplit(signed.url)
-        folder = store()
-        assert isinstance(folder, FolderStore)
-        return respond(
-            folder,
-            method=signed.method,
-            key=unquote(parts.path).removeprefix("/store/"),
-            query=dict(parse_qsl(parts.query)),
-            headers={
-                **signed.headers,
-                "Content-Length": str(len(body)),
-                **({"Range": range_} if range_ else {}),
-            },
-            body=BytesIO(body),
-            now=datetime.now(UTC).timestamp(),
-        )
 
 
 def furnish(workspace: Path) -> None:

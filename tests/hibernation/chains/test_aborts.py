@@ -23,7 +23,8 @@ from pool.states import DispatchState, JobState, WorkerState
 from snapshots.models import Snapshot
 from snapshots.services.deleting import snapshot_delete
 from snapshots.states import SnapshotState
-from tests.hibernation.world import CONFIG, Agent, World, last_generation, worker_of
+from tests.hibernation.boxed_agent import Agent
+from tests.hibernation.world import CONFIG, World, last_generation, worker_of
 
 
 def stopped(world: World, instance: Instance) -> str:

@@ -11,7 +11,7 @@ from tests.hibernation.world import World, instance_state, last_generation, list
 
 
 def test_a_night_and_a_morning_bring_every_byte_back(world: World) -> None:
-    instance = world.running()
+    instance = world.provisioned()
     first = world.box(instance)
     kept = world.copy(instance)
     world.hibernate(instance)
@@ -34,7 +34,9 @@ def test_a_night_and_a_morning_bring_every_byte_back(world: World) -> None:
 
 
 def test_the_steps_are_told_in_their_order(world: World) -> None:
-    instance, _ = world.asleep()
+    instance = world.provisioned()
+    world.hibernate(instance)
+    world.run(instance)
     world.wake(instance)
     world.run(instance)
     steps = ChainStep.objects.filter(chain__subject_id=instance.pk).order_by("id")

@@ -19,7 +19,8 @@ from hibernation.states import BoxState, InstanceState
 from pool.models import Dispatch
 from snapshots.models import RestoreGrant
 from snapshots.states import SnapshotState
-from tests.hibernation.world import Agent, World, instance_state, last_generation, worker_of
+from tests.hibernation.boxed_agent import Agent
+from tests.hibernation.world import World, instance_state, last_generation, worker_of
 
 
 def waking(world: World) -> tuple[Instance, Path]:

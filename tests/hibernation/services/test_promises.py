@@ -123,6 +123,8 @@ def test_a_generation_that_something_stands_on_cannot_be_removed_from_the_databa
 def test_a_subject_has_one_active_chain_and_that_is_always_due_some_time() -> None:
     common = {"subject_type": "instance", "subject_id": "i_1", "step": "drain", "kind": "hibernate"}
     chain = Chain.objects.create(state=ChainState.ACTIVE, next_at=timezone.now(), **common)
-    refused("chain_one_active", lambda: Chain.objects.create(state="active", next_at=timezone.now(), **common))
+    refused(
+        "chain_one_active", lambda: Chain.objects.create(state="active", next_at=timezone.now(), **common)
+    )
     refused("chain_active_is_always", lambda: Chain.objects.filter(pk=chain.pk).update(next_at=None))
     refused("chain_active_is_always", lambda: Chain.objects.filter(pk=chain.pk).update(state="failed"))
