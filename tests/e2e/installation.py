@@ -57,6 +57,7 @@ class Installation:
         boxes: int = 16,
         kept_up: bool = False,
         seconds: Sequence[str] = (),
+        settings: str = "tests.e2e.settings",
         environ: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
@@ -65,6 +66,7 @@ class Installation:
         self._agent = agent
         self._boxes = boxes
         self._seconds = tuple(seconds)
+        self._settings = settings
         self.plan = Plan.of(_environ(self.data, database_url=database_url, **(environ or {})))
         assert not self.plan.env.problems, self.plan.env.problems
         self.supervisor = Supervisor(cwd=CHECKOUT, logs=self.data / "logs")
@@ -265,7 +267,7 @@ class Installation:
     def _program(self, program: Program) -> Program:
         env = dict(program.env)
         if env.get("DJANGO_SETTINGS_MODULE"):
-            env["DJANGO_SETTINGS_MODULE"] = "tests.e2e.settings"
+            env["DJANGO_SETTINGS_MODULE"] = self._settings
         words = list(program.command)
         if words[1:3] == list(CELERY):
             words[1:3] = self._celery

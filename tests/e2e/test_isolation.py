@@ -31,7 +31,7 @@ from core.tokens import token_issue
 user = get_user_model().objects.create_user("bob", password=None)
 print(token_issue(user=user, name="isolation", scopes=["read", "operate"])[1])
 """
-SLOW_POSTS = policy(check_interval_seconds=30)
+SLOW_POSTS = policy(check_interval_seconds=30, pause_after_idle_minutes=5)
 """So that an agent that is stopped for a while is not taken for lost."""
 
 

@@ -25,7 +25,8 @@ def test_thousand_simultaneous_wakes_rent_one_box(installation, rent):
     print(
         f"\n{WAKES} wakes in {took_s:.1f} s: {dict(answers)}; boxes rented: {rented.host_said()['rented'] - rented_before}"
     )
-    assert set(answers) <= {202, 429}
+    # 503: an overloaded machine may say "come back", which starts nothing either.
+    assert set(answers) <= {202, 429, 503}
     assert answers[202] >= 1
     assert rented.host_said()["rented"] == rented_before + 1
     assert [chain["kind"] for chain in rented.client.chains(rented.id)].count("wake") == 1
