@@ -84,6 +84,7 @@ def test_a_job_that_waits_for_it_stops_it(world: World) -> None:
     assert jobs_dispatch(now=world.now()) == 1
 
 
+@pytest.mark.slow
 def test_a_job_that_was_taken_back_and_may_still_run_stops_it(world: World) -> None:
     instance = world.running()
     submit(instance)
@@ -106,6 +107,7 @@ def test_a_hold_stops_it_also_where_a_person_asked(world: World) -> None:
     assert stopped(world, instance) == "kept_awake"
 
 
+@pytest.mark.slow
 def test_an_agent_that_has_gone_silent_stops_it_after_ten_minutes(world: World) -> None:
     instance = world.running()
     world.silence(instance)
@@ -116,6 +118,7 @@ def test_an_agent_that_has_gone_silent_stops_it_after_ten_minutes(world: World) 
     assert (worker_of(instance).state, worker_of(instance).slots) == (WorkerState.ONLINE, 1)
 
 
+@pytest.mark.slow
 def test_a_worker_that_was_lost_and_came_back_while_it_drained_takes_jobs_again_after_an_abort(
     world: World,
 ) -> None:
@@ -161,6 +164,7 @@ def test_a_snapshot_that_is_interrupted_is_taken_again_as_another_generation(wor
     assert list(states) == [(1, SnapshotState.FAILED), (2, SnapshotState.VERIFIED)]
 
 
+@pytest.mark.slow
 def test_a_snapshot_that_is_interrupted_three_times_stops_it(world: World) -> None:
     instance = world.running()
     world.agent(instance).instead["snapshot"] = lambda agent, claim: wire.FinishPost(
@@ -184,6 +188,7 @@ def test_an_agent_that_dies_between_the_commit_and_its_report_has_done_its_work(
     assert Snapshot.objects.count() == 1
 
 
+@pytest.mark.slow
 def test_an_agent_that_is_lost_in_the_middle_is_waited_for_ten_minutes_not_twelve_hours(world: World) -> None:
     instance = auto(world)
     world.run(instance, until="snapshot")
@@ -216,6 +221,7 @@ def test_a_pack_that_is_missing_or_short_stops_it(world: World, harm: Callable[[
     assert generation.state == SnapshotState.FAILED and "the check found" in generation.reason
 
 
+@pytest.mark.slow
 def test_a_store_that_is_busy_is_no_verdict(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     from snapshots.engine.store.base import StoreBusy
     from snapshots.engine.store.folder import FolderStore
@@ -253,6 +259,7 @@ def test_a_reading_without_a_figure_is_activity(world: World) -> None:
     assert stopped(world, instance) == "unknown_since_snapshot"
 
 
+@pytest.mark.slow
 def test_silence_after_the_snapshot_is_activity(world: World) -> None:
     instance = auto(world)
     world.run(instance, until="recheck")
@@ -266,6 +273,7 @@ def signals(**thresholds: float) -> dict[str, Any]:
     return {"auto_hibernation": inner}
 
 
+@pytest.mark.slow
 def test_somebody_who_logs_in_during_the_snapshot_stops_it_where_the_policy_minds(world: World) -> None:
     instance = auto(world, config=signals(ssh_sessions=0))
     world.agent(instance).after_upload = lambda agent, claim: agent.post(sessions={"ssh": 1, "jupyter": 0})
@@ -273,6 +281,7 @@ def test_somebody_who_logs_in_during_the_snapshot_stops_it_where_the_policy_mind
     assert "ssh_sessions was 1" in world.chain(instance).reason
 
 
+@pytest.mark.slow
 def test_the_upload_itself_is_no_activity_of_the_network(world: World) -> None:
     instance = auto(world, config=signals(net_bytes_per_s=1000))
     world.agent(instance).after_upload = lambda agent, claim: agent.post(net_bytes_per_s=10**9)
@@ -288,6 +297,7 @@ def test_the_upload_itself_is_no_activity_of_the_network(world: World) -> None:
     assert chain.step == "destroy"
 
 
+@pytest.mark.slow
 def test_a_person_who_asked_is_not_held_up_by_a_busy_gpu(world: World) -> None:
     instance = world.running()
     world.agent(instance).util = 90.0
@@ -310,6 +320,7 @@ def test_what_happens_between_the_recheck_and_the_destroy_still_stops_it(world: 
     assert stopped(world, instance) == "active_since_snapshot"
 
 
+@pytest.mark.slow
 def test_a_hold_between_the_recheck_and_the_destroy_still_stops_it(world: World) -> None:
     instance, _ = at_destroy(world)
     instance_keep_awake(instance, minutes=5, by="alice", now=world.now())
@@ -334,7 +345,13 @@ def test_a_generation_that_was_let_go_meanwhile_lets_nothing_go(world: World) ->
 # -- a person stops it --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("step", ["drain", "snapshot", "verify", "recheck", "destroy"])
+@pytest.mark.parametrize(
+    "step",
+    [
+        *(pytest.param(step, marks=pytest.mark.slow) for step in ("drain", "snapshot", "verify", "recheck")),
+        "destroy",
+    ],
+)
 def test_a_person_stops_it_at_every_step_before_the_box_is_let_go(world: World, step: str) -> None:
     instance = auto(world)
     if step != "drain":
@@ -358,6 +375,7 @@ def test_nobody_stops_it_after_that(world: World) -> None:
     assert Box.objects.get().state == BoxState.GONE
 
 
+@pytest.mark.slow
 def test_stopping_while_the_agent_uploads_takes_its_work_back(world: World) -> None:
     instance = auto(world)
     agent = world.agent(instance)

@@ -31,6 +31,7 @@ def test_without_the_word_nothing_is_discarded(world: World) -> None:
     assert (instance_state(instance), len(world.rented())) == (InstanceState.RUNNING, 1)
 
 
+@pytest.mark.slow
 def test_a_discard_that_the_provider_ignores_is_asked_for_again(world: World) -> None:
     instance = world.running()
     world.fault(K.DESTROY_IGNORED, count=3)
@@ -39,6 +40,7 @@ def test_a_discard_that_the_provider_ignores_is_asked_for_again(world: World) ->
     assert world.rented() == []
 
 
+@pytest.mark.slow
 def test_a_box_that_vanishes_before_its_discard_is_discarded_all_the_same(world: World) -> None:
     instance = world.running()
     world.forward(60)
@@ -51,6 +53,7 @@ def test_a_box_that_vanishes_before_its_discard_is_discarded_all_the_same(world:
     assert instance_state(instance) == InstanceState.DELETED
 
 
+@pytest.mark.slow
 def test_one_that_falls_asleep_is_discarded_as_long_as_its_box_is_there(world: World) -> None:
     instance = world.running()
     world.hibernate(instance)

@@ -35,6 +35,12 @@ WHEN = ("before", "after", "last", "settled")
 """before its effect; after the effect of its first entry; after that of the entry that goes on; after that was written."""
 
 
+def points(steps: tuple[str, ...], *, quick: set[tuple[str, str]]) -> list[Any]:
+    """Every step at each of its points; all but a few of them take their time."""
+    every = [(step, when) for step in steps for when in WHEN]
+    return [pytest.param(*point, marks=() if point in quick else pytest.mark.slow) for point in every]
+
+
 class Killed(BaseException):
     """The worker is gone, at this very line."""
 
@@ -161,20 +167,14 @@ def woke(world: World, reaper: Reaper, instance: Instance, kept: Any, *, boxes_m
 # -- each step, at each of its four points --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("step", NIGHT)
-@pytest.mark.parametrize(
-    "when", [pytest.param(w, marks=() if w == "last" else pytest.mark.slow) for w in WHEN]
-)
+@pytest.mark.parametrize(("step", "when"), points(NIGHT, quick={("destroy", "last")}))
 def test_killed_at_a_step_of_the_night(world: World, reaper: Reaper, step: str, when: str) -> None:
     instance = world.running()
     reaper.at(step, when)
     slept(world, reaper, instance)
 
 
-@pytest.mark.parametrize("step", MORNING)
-@pytest.mark.parametrize(
-    "when", [pytest.param(w, marks=() if w == "last" else pytest.mark.slow) for w in WHEN]
-)
+@pytest.mark.parametrize(("step", "when"), points(MORNING, quick={("rent", "last"), ("restore", "after")}))
 def test_killed_at_a_step_of_the_morning(world: World, reaper: Reaper, step: str, when: str) -> None:
     instance, kept = world.asleep(on_wake="start")
     reaper.at(step, when)

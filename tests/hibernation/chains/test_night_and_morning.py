@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from core.chain_states import ChainState
 from core.models import ChainStep
 from hibernation.models import Box
@@ -52,6 +54,7 @@ def test_the_steps_are_told_in_their_order(world: World) -> None:
     assert world.events(instance) == ["created", "started", "hibernating", "hibernated", "waking", "woke_up"]
 
 
+@pytest.mark.slow
 def test_three_nights_build_on_each_other(world: World) -> None:
     instance = world.running()
     for night in (1, 2, 3):

@@ -97,6 +97,7 @@ def test_whoever_looked_before_the_destroy_and_stops_after_it_is_refused(world: 
     assert instance_state(instance) == InstanceState.HIBERNATED
 
 
+@pytest.mark.slow
 def test_a_worker_that_was_overtaken_in_the_destroy_lets_nothing_go(world: World, calls: Calls) -> None:
     instance = world.running()
     world.hibernate(instance)
@@ -112,6 +113,7 @@ def test_a_worker_that_was_overtaken_in_the_destroy_lets_nothing_go(world: World
     assert calls.destroyed == asked
 
 
+@pytest.mark.slow
 def test_an_overtaken_snapshot_asks_the_agent_for_nothing(world: World) -> None:
     instance = world.running()
     world.hibernate(instance)
@@ -191,6 +193,7 @@ def test_a_create_that_goes_out_after_everybody_gave_it_up_is_destroyed_and_told
     assert instance_state(instance) == InstanceState.HIBERNATED
 
 
+@pytest.mark.slow
 def test_a_wake_that_is_stopped_gives_its_box_up_and_sleeps_on(world: World) -> None:
     instance, _ = world.asleep()
     generation = instance.snapshot_id
@@ -208,6 +211,7 @@ def test_a_wake_that_is_stopped_gives_its_box_up_and_sleeps_on(world: World) -> 
     assert world.run(instance).state == ChainState.SUCCEEDED
 
 
+@pytest.mark.slow
 def test_a_boot_that_was_overtaken_gives_no_box_up(world: World) -> None:
     instance, _ = world.asleep()
     world.enrolling = False
@@ -222,7 +226,9 @@ def test_a_boot_that_was_overtaken_gives_no_box_up(world: World) -> None:
     assert world.box(instance).state == BoxState.RUNNING
 
 
-@pytest.mark.parametrize("end", ["stopped", "overdue", "failing"])
+@pytest.mark.parametrize(
+    "end", ["stopped", *(pytest.param(end, marks=pytest.mark.slow) for end in ("overdue", "failing"))]
+)
 def test_after_the_hand_over_the_instance_is_awake_whatever_becomes_of_the_chain(
     world: World, end: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,10 +59,10 @@ def asleep_as_before(world: World, instance: Instance, reason: str) -> None:
 @pytest.mark.parametrize(
     ("fault", "seconds", "boxes"),
     [
-        (K.CREATE_BUSY, 7, 2),
-        (K.CREATE_OFFER_GONE, 0, 3),
+        pytest.param(K.CREATE_BUSY, 7, 2, marks=pytest.mark.slow),
+        pytest.param(K.CREATE_OFFER_GONE, 0, 3, marks=pytest.mark.slow),
         (K.CREATE_UNKNOWN, 0, 2),
-        (K.CREATE_LOST, 0, 3),
+        pytest.param(K.CREATE_LOST, 0, 3, marks=pytest.mark.slow),
     ],
 )
 def test_a_create_that_goes_wrong_once(world: World, fault: K, seconds: float, boxes: int) -> None:
@@ -74,6 +74,7 @@ def test_a_create_that_goes_wrong_once(world: World, fault: K, seconds: float, b
     assert Box.objects.count() == boxes
 
 
+@pytest.mark.slow
 def test_a_box_whose_create_timed_out_and_which_shows_late_is_destroyed(world: World) -> None:
     """The provider's listing lags for longer than it says: another box was rented meanwhile."""
     instance, kept = world.asleep()
@@ -102,6 +103,7 @@ def test_a_provider_that_refuses_ends_the_wake_at_once(world: World) -> None:
     assert Box.objects.filter(state=BoxState.REFUSED).count() == 1
 
 
+@pytest.mark.slow
 def test_offers_that_are_always_gone_end_the_wake(world: World) -> None:
     instance, _ = world.asleep()
     world.fault(K.CREATE_OFFER_GONE, count=100)
@@ -109,6 +111,7 @@ def test_offers_that_are_always_gone_end_the_wake(world: World) -> None:
     asleep_as_before(world, instance, "no_offer")
 
 
+@pytest.mark.slow
 def test_creates_that_are_always_lost_end_the_wake(world: World) -> None:
     """Nobody's machine is at fault, so none is left out; the count of boxes ends it."""
     instance, _ = world.asleep()
@@ -118,6 +121,7 @@ def test_creates_that_are_always_lost_end_the_wake(world: World) -> None:
     assert Box.objects.count() == 1 + renting.BOXES_AT_MOST
 
 
+@pytest.mark.slow
 def test_a_price_cap_is_kept_and_the_wait_is_told(world: World) -> None:
     instance, _ = world.asleep()
     Instance.objects.filter(pk=instance.pk).update(price_cap_usd_per_h=Decimal("0.01"))
@@ -129,6 +133,7 @@ def test_a_price_cap_is_kept_and_the_wait_is_told(world: World) -> None:
     asleep_as_before(world, instance, "no_offer")
 
 
+@pytest.mark.slow
 def test_a_machine_that_is_banned_is_not_taken(world: World) -> None:
     instance, kept = world.asleep()
     for machine in ("m-us-4090", "m-sp-4090"):
@@ -140,6 +145,7 @@ def test_a_machine_that_is_banned_is_not_taken(world: World) -> None:
     assert world.box(instance).machine_id == "m-eu-4090"
 
 
+@pytest.mark.slow
 def test_an_account_that_was_switched_off_rents_nothing(world: World) -> None:
     instance, _ = world.asleep()
     type(instance.account).objects.update(enabled=False)
@@ -150,6 +156,7 @@ def test_an_account_that_was_switched_off_rents_nothing(world: World) -> None:
 # -- booting --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_box_that_never_boots_costs_its_machine_a_ban(world: World) -> None:
     instance, kept = world.asleep()
     world.fault(K.BOOT_NEVER)
@@ -161,6 +168,7 @@ def test_a_box_that_never_boots_costs_its_machine_a_ban(world: World) -> None:
     assert world.box(instance).machine_id != never.machine_id
 
 
+@pytest.mark.slow
 def test_boxes_that_never_boot_end_the_wake(world: World) -> None:
     instance, _ = world.asleep()
     world.fault(K.BOOT_NEVER, count=100)
@@ -169,6 +177,7 @@ def test_boxes_that_never_boot_end_the_wake(world: World) -> None:
     assert MachineBan.objects.count() == 3, "every machine with that GPU"
 
 
+@pytest.mark.slow
 def test_our_own_absence_is_not_the_boxs_fault(world: World) -> None:
     """The control plane was away for an hour: the box had nobody to enrol with."""
     instance, kept = world.asleep()
@@ -186,6 +195,7 @@ def test_our_own_absence_is_not_the_boxs_fault(world: World) -> None:
     assert Box.objects.count() == 2
 
 
+@pytest.mark.slow
 def test_a_box_that_dies_while_it_boots_is_replaced(world: World) -> None:
     instance, kept = world.asleep()
     world.fault(K.BOX_DIES)
@@ -196,6 +206,7 @@ def test_a_box_that_dies_while_it_boots_is_replaced(world: World) -> None:
     awake_again(world, instance, kept)
 
 
+@pytest.mark.slow
 def test_a_box_whose_agent_cannot_even_start_is_given_up_before_its_deadline(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -250,7 +261,12 @@ def test_a_listing_that_forgets_a_box_that_lives_loses_nothing(world: World) -> 
 
 
 @pytest.mark.parametrize(
-    ("fault", "count"), [(K.DESTROY_IGNORED, 1), (K.DESTROY_IGNORED, 6), (K.DESTROY_BUSY, 6)]
+    ("fault", "count"),
+    [
+        (K.DESTROY_IGNORED, 1),
+        pytest.param(K.DESTROY_IGNORED, 6, marks=pytest.mark.slow),
+        pytest.param(K.DESTROY_BUSY, 6, marks=pytest.mark.slow),
+    ],
 )
 def test_a_destroy_that_does_nothing_is_asked_for_until_the_box_is_gone(
     world: World, fault: K, count: int
@@ -262,6 +278,7 @@ def test_a_destroy_that_does_nothing_is_asked_for_until_the_box_is_gone(
     assert (instance_state(instance), world.rented()) == (InstanceState.HIBERNATED, [])
 
 
+@pytest.mark.slow
 def test_a_box_that_will_not_go_is_told_of_with_what_it_costs_and_never_called_gone(world: World) -> None:
     instance = world.running()
     world.fault(K.DESTROY_IGNORED, count=1000)
@@ -301,6 +318,7 @@ def test_a_flickering_listing_starts_the_count_anew(world: World) -> None:
 # -- dying ------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_box_that_dies_while_it_is_snapshotted_is_lost_not_hibernated(world: World) -> None:
     instance, kept = world.asleep()
     world.wake(instance)

@@ -48,7 +48,7 @@ def loses_a_file(agent: Agent, claim: wire.Claimed) -> wire.FinishPost:
     return wire.FinishPost(fence=claim.fence, outcome="succeeded", result=result)
 
 
-@pytest.mark.parametrize("wrong", [lies, loses_a_file])
+@pytest.mark.parametrize("wrong", [lies, pytest.param(loses_a_file, marks=pytest.mark.slow)])
 def test_a_restore_that_reports_something_else_is_done_again_on_another_box(
     world: World, wrong: object
 ) -> None:
@@ -69,6 +69,7 @@ def test_a_restore_that_reports_something_else_is_done_again_on_another_box(
     assert world.box(instance).machine_id != first.machine_id
 
 
+@pytest.mark.slow
 def test_a_restore_that_fails_once_is_done_again_on_the_same_box(world: World) -> None:
     instance, kept = waking(world)
 
@@ -81,6 +82,7 @@ def test_a_restore_that_fails_once_is_done_again_on_the_same_box(world: World) -
     assert (Box.objects.count(), world.differences(instance, kept)) == (2, [])
 
 
+@pytest.mark.slow
 def test_a_generation_that_cannot_be_restored_leaves_the_instance_asleep_and_no_box(world: World) -> None:
     instance, _ = waking(world)
     for pack in Path(settings.SNAPSHOT_STORE).glob("o/*/p/*"):
@@ -93,6 +95,7 @@ def test_a_generation_that_cannot_be_restored_leaves_the_instance_asleep_and_no_
     assert world.rented() == []
 
 
+@pytest.mark.slow
 def test_a_box_that_dies_while_it_restores_is_replaced(world: World) -> None:
     instance, kept = waking(world)
     world.enter(world.chain(instance))
@@ -105,6 +108,7 @@ def test_a_box_that_dies_while_it_restores_is_replaced(world: World) -> None:
     assert (world.differences(instance, kept), worker_of(instance).epoch) == ([], 3)
 
 
+@pytest.mark.slow
 def test_an_agent_that_goes_silent_in_the_middle_costs_ten_minutes_and_its_machine_a_ban(
     world: World,
 ) -> None:
@@ -143,6 +147,7 @@ def test_the_agent_of_a_box_that_was_given_up_is_told_to_stand_down(world: World
     assert world.differences(instance, kept) == []
 
 
+@pytest.mark.slow
 def test_nobody_may_read_the_generation_once_it_is_restored(world: World) -> None:
     instance, _ = waking(world)
     world.enter(world.chain(instance))
@@ -152,6 +157,7 @@ def test_nobody_may_read_the_generation_once_it_is_restored(world: World) -> Non
     assert not RestoreGrant.objects.exists()
 
 
+@pytest.mark.slow
 def test_a_damaged_generation_rents_nothing_unless_the_store_has_it_whole_again(world: World) -> None:
     instance, kept = world.asleep()
     generation = last_generation(instance)
@@ -176,6 +182,7 @@ def test_a_damaged_generation_rents_nothing_unless_the_store_has_it_whole_again(
 # -- what starts on wake --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_starts_on_wake_runs_once_after_every_byte_is_there(world: World) -> None:
     instance, _ = world.asleep(on_wake="jupyter lab")
     world.wake(instance)

@@ -210,6 +210,7 @@ def test_a_generation_that_is_not_whole_any_more_is_told_and_never_given_up(worl
     assert last_generation(instance).state == SnapshotState.VERIFIED
 
 
+@pytest.mark.slow
 def test_a_store_that_is_away_decides_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     from snapshots.engine.store.base import StoreBusy
     from snapshots.engine.store.folder import FolderStore

@@ -94,6 +94,7 @@ def test_a_lost_box_that_comes_back_too_late_is_stranded_until_a_person_decides(
     assert (box.state, box.discarded_by, world.rented()) == (BoxState.GONE, "alice", [])
 
 
+@pytest.mark.slow
 def test_one_that_was_given_up_with_its_work_does_not_come_back(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,6 +104,7 @@ def test_one_that_was_given_up_with_its_work_does_not_come_back(
     assert (world.box(instance).state, world.rented()) == (BoxState.GONE, [])
 
 
+@pytest.mark.slow
 def test_a_stranded_box_that_vanishes_is_gone_and_its_instance_is_left_alone(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,6 +165,7 @@ def test_a_box_without_our_label_is_nobodys_business(world: World) -> None:
     assert not Event.objects.filter(subject_type="account").exists()
 
 
+@pytest.mark.slow
 def test_a_second_box_with_the_label_of_a_running_one_is_told_of_and_left_alone(world: World) -> None:
     instance = world.running()
     label = world.box(instance).label
@@ -176,6 +179,7 @@ def test_a_second_box_with_the_label_of_a_running_one_is_told_of_and_left_alone(
     assert world.rented() == [], "both go once the workspace is safe"
 
 
+@pytest.mark.slow
 def test_two_boxes_that_answer_to_one_create_are_both_given_up(world: World) -> None:
     """Nobody can tell which of them the one-use token was traded on."""
     instance, kept = world.asleep()
@@ -204,6 +208,7 @@ def test_a_box_that_was_not_let_go_is_not_pursued(world: World) -> None:
     assert len(world.rented()) == 1
 
 
+@pytest.mark.slow
 def test_one_box_that_cannot_be_pursued_does_not_hold_up_the_others(world: World) -> None:
     first, second = (world.create(owner=person(name), name=name) for name in ("ann", "ben"))
     for instance in (first, second):
@@ -240,6 +245,7 @@ def test_accounts_without_a_billed_box_are_looked_at_now_and_then(world: World) 
     assert colab.pk not in seen
 
 
+@pytest.mark.slow
 def test_a_wake_from_lost_while_the_box_is_hidden_strands_it(
     world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

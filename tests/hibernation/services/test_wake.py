@@ -71,6 +71,7 @@ def test_a_thousand_at_once_start_one_chain_and_all_join_it(asleep: Instance) ->
     assert Event.objects.filter(code="waking").count() == 1
 
 
+@pytest.mark.slow
 def test_of_a_thousand_limited_requests_at_once_one_is_accepted(asleep: Instance) -> None:
     answers = at_once(asleep, calls=1000, limited=True)
     assert answers == {Chain.objects.get().pk: 1, "too soon": 999}
@@ -130,7 +131,13 @@ def test_where_its_generation_was_let_go_it_wakes_from_the_newest_that_is_left(a
 # -- while it falls asleep -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("step", ["drain", "snapshot", "verify", "recheck", "destroy"])
+@pytest.mark.parametrize(
+    "step",
+    [
+        *(pytest.param(step, marks=pytest.mark.slow) for step in ("drain", "snapshot", "verify", "recheck")),
+        "destroy",
+    ],
+)
 def test_one_that_falls_asleep_stays_awake_where_somebody_wakes_it(world: World, step: str) -> None:
     instance = world.running()
     world.hibernate(instance)
@@ -142,6 +149,7 @@ def test_one_that_falls_asleep_stays_awake_where_somebody_wakes_it(world: World,
     assert (world.box(instance).state, len(world.rented())) == (BoxState.RUNNING, 1)
 
 
+@pytest.mark.slow
 def test_past_the_point_of_return_it_says_when_to_ask_again_and_uses_no_minute_up(world: World) -> None:
     instance = world.running()
     kept = world.copy(instance)
