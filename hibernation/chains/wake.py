@@ -41,6 +41,9 @@ BOOT_MINUTES = 10.0
 """How long a rented box may take to answer. Real ones take about two minutes; some never come."""
 
 RESTORE_TRIES = 4
+START_TRIES = 3
+"""How often what starts on wake is asked for, where the agent went away before it could say how it ended."""
+
 ON_WAKE_TIMEOUT_S = 600.0
 
 
@@ -156,6 +159,7 @@ def resume(run: Run) -> Outcome:
             run.keep(box=box.pk)
     if not instance.on_wake.strip():
         return Next()
+    attempt = int(run.data.get("starts", 0))
     with run.holding():
         dispatch = ask(
             run,
@@ -163,9 +167,13 @@ def resume(run: Run) -> Outcome:
             kind=Dispatch.Kind.COMMAND,
             ref=instance.pk,
             work={"script": instance.on_wake, "env": {}, "timeout_s": ON_WAKE_TIMEOUT_S, "grace_s": 10},
+            attempt=attempt,
         )
     if is_open(dispatch):
         return Again(POLL_S, because("resuming"))
+    if dispatch.state in BROKEN_OFF and attempt + 1 < START_TRIES:
+        run.keep(starts=attempt + 1)
+        return Again(0, because("resuming"))
     if dispatch.state != DispatchState.SUCCEEDED:
         with run.holding():
             _not_started(instance, ended_with(dispatch), now=run.now)

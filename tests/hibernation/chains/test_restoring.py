@@ -198,6 +198,19 @@ def test_what_starts_on_wake_runs_once_after_every_byte_is_there(world: World) -
     assert seen == [("jupyter lab", True)]
 
 
+def test_what_starts_on_wake_is_asked_for_again_where_it_was_broken_off(world: World) -> None:
+    instance, _ = world.asleep(on_wake="jupyter lab")
+    world.wake(instance)
+    world.run(instance, until="resume")
+    ends = iter(["interrupted", "succeeded"])
+    world.agent(instance).instead["command"] = lambda agent, claim: wire.FinishPost(
+        fence=claim.fence, outcome=next(ends), reason="the machine was restarted"
+    )
+    assert world.run(instance).state == ChainState.SUCCEEDED
+    assert next(ends, "used up") == "used up"
+    assert world.events(instance)[-1:] == ["woke_up"]
+
+
 def test_what_cannot_start_on_wake_is_told_and_the_instance_is_awake(world: World) -> None:
     instance, _ = world.asleep(on_wake="false")
     world.wake(instance)
