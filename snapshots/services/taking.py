@@ -6,26 +6,25 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from django.db import IntegrityError, transaction
+from django.db import transaction
 from django.db.models import Max
 from django.utils import timezone
 
 from agent import wire
 from core.agents import AgentIdentity
-from core.errors import Busy, DomainError, Invalid, NotFound, StandDown
+from core.errors import DomainError, Invalid, NotFound, StandDown
 from core.ids import new_id
 from core.reasons import because
 from core.text import storable
 from core.transitions import advance, event_add
 from snapshots.engine.keys import KeyRefused, ObjectKind, parse_key, root_key
-from snapshots.models import Pack, RestoreGrant, Snapshot
+from snapshots.models import OwnerKey, Pack, RestoreGrant, Snapshot
 from snapshots.services.owners import owner_key
 from snapshots.services.store import store
 from snapshots.states import SnapshotState
 
 URL_LIFE_S = 15 * 60
 OBJECT_LIMIT_BYTES = 256 * 1024 * 1024
-NUMBER_TRIES = 20
 COMMITTED = (SnapshotState.COMMITTED, SnapshotState.VERIFIED)
 
 
@@ -53,40 +52,35 @@ def snapshot_begin(
 ) -> Snapshot:
     """The instance's next generation, to be taken by that worker in that epoch. Asking again with the same key finds it.
 
-    Generations are counted up without a gap or a double, also where several begin at once. Raises Busy in the unheard-of
-    case that others were faster every time.
+    Generations are counted up without a gap or a double, also where several begin at once: the owner's key is the lock.
     """
     now = now or timezone.now()
     keys = owner_key(owner)
-    for _ in range(NUMBER_TRIES):
+    with transaction.atomic():
+        OwnerKey.objects.select_for_update().get(pk=keys.pk)
         found = Snapshot.objects.filter(key=key).first()
         if found is not None:
             return found
         last = Snapshot.objects.filter(instance_ref=instance_ref).aggregate(last=Max("generation"))["last"]
         snapshot_id = new_id("sn")
-        try:
-            with transaction.atomic():
-                row = Snapshot.objects.create(
-                    id=snapshot_id,
-                    owner=owner,
-                    instance_ref=instance_ref,
-                    generation=(last or 0) + 1,
-                    epoch=epoch,
-                    key=key,
-                    worker_ref=worker_ref,
-                    worker_epoch=worker_epoch,
-                    parent=verified_latest(instance_ref),
-                    root_key=root_key(keys.storage_id, snapshot_id),
-                    state=SnapshotState.TAKING,
-                    state_since=now,
-                    started_at=now,
-                )
-                reason = because("snapshot_begun", generation=row.generation)
-                event_add(row, "snapshot_begun", reason=reason, now=now, to_state=SnapshotState.TAKING)
-        except IntegrityError:
-            continue  # somebody else has taken this number, or this key
+        row = Snapshot.objects.create(
+            id=snapshot_id,
+            owner=owner,
+            instance_ref=instance_ref,
+            generation=(last or 0) + 1,
+            epoch=epoch,
+            key=key,
+            worker_ref=worker_ref,
+            worker_epoch=worker_epoch,
+            parent=verified_latest(instance_ref),
+            root_key=root_key(keys.storage_id, snapshot_id),
+            state=SnapshotState.TAKING,
+            state_since=now,
+            started_at=now,
+        )
+        reason = because("snapshot_begun", generation=row.generation)
+        event_add(row, "snapshot_begun", reason=reason, now=now, to_state=SnapshotState.TAKING)
         return row
-    raise Busy(f"the generations of {instance_ref} are being counted by others", retry_after_s=1)
 
 
 def snapshot_fail(snapshot: Snapshot, *, error: str, now: datetime | None = None) -> None:

@@ -81,12 +81,15 @@ def box_of(
     **columns: Any,
 ) -> Box:
     epoch = instance.epoch if epoch is None else epoch
-    columns = {"provider_ref": "" if state == BoxState.REFUSED else f"ref-{epoch}", **columns}
+    columns = {
+        "label": f"dormouse-{instance.pk}-{epoch}",
+        "provider_ref": "" if state == BoxState.REFUSED else f"ref-{epoch}",
+        **columns,
+    }
     return Box.objects.create(
         instance=instance,
         epoch=epoch,
         account=instance.account,
-        label=f"dormouse-{instance.pk}-{epoch}",
         gpu_name="RTX 4090",
         region="eu",
         price_usd_per_h=Decimal(price),

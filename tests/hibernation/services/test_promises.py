@@ -71,7 +71,7 @@ def test_an_instance_has_one_live_box() -> None:
 
 def test_an_epoch_has_one_box_and_a_label_is_used_once() -> None:
     instance = instance_of(person())
-    refused("box_one_per_epoch", lambda: box_of(instance, epoch=1, state=BoxState.GONE))
+    refused("box_one_per_epoch", lambda: box_of(instance, epoch=1, label="another", state=BoxState.GONE))
     other = box_of(instance, epoch=2, state=BoxState.GONE)
     first = Box.objects.get(epoch=1)
     refused("label", lambda: Box.objects.filter(pk=other.pk).update(label=first.label))
