@@ -12,7 +12,7 @@ register(
         "discard_asked": "{by} discarded the workspace in so many words",
         "paused_long_enough": "hibernated for {minutes:g} minutes; generation {generation} was checked once more and stays",
         "box_vanished": "the provider no longer has box {box}; the last verified generation is {generation}",
-        "back_from_sleep": "generation {generation}: {files} files, {logical_bytes} bytes restored and hashed",
+        "back_from_sleep": "generation {generation}: {files:,} files, {logical_bytes:,} bytes restored and hashed",
         "first_start": "its first box answers",
         "saved_and_gone": "generation {generation} is verified and box {box} is seen to be gone",
         "discarded_and_gone": "box {box} is seen to be gone; nothing was kept",

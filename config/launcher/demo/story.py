@@ -166,7 +166,7 @@ def _work(stack: Stack, api: Api, teller: Teller, instance: str) -> tuple[Path, 
     _must(done["status"] == "succeeded", f"the workspace is filled: {done['reason']} {log}")
     workspace = _workspace(stack)
     before = tree.look(workspace)
-    files = [entry for entry in before.values() if entry.kind == "file"]
+    files = tree.files_of(before)
     total_bytes = sum(entry.size for entry in files)
     teller.line(
         f"its workspace holds {len(files):,} files, {total_bytes / 1e6:,.0f} MB, a 256 MB bf16 tensor among them"
@@ -206,9 +206,9 @@ def _morning(stack: Stack, api: Api, teller: Teller, instance: str, before: dict
     after = tree.look(_workspace(stack))
     wrong = tree.differences(before, after)
     _must(not wrong, f"every entry is as it was; {len(wrong)} are not: {wrong[:3]}")
-    files = sum(entry.kind == "file" for entry in after.values())
+    files = len(tree.files_of(after))
     teller.line(
-        f"{files:,} files and {len(after) - files:,} folders and links compared by SHA-256, mode and mtime: 0 differences"
+        f"{files:,} files and {len(after) - files:,} folders and links compared by SHA-256, mode, mtime and hard links: 0 differences"
     )
 
 

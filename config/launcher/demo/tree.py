@@ -1,4 +1,4 @@
-"""What lies in a folder, file by file: hash, mode and mtime of each, to be compared with what a wake brought back.
+"""What lies in a folder, name by name: hash, mode, mtime and hard links, to be compared with what a wake brought back.
 
 Deliberately not the snapshot engine's own comparison: the demo trusts nothing that it wants to show.
 """
@@ -14,24 +14,35 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry. digest: SHA-256 of a file, target of a link, empty for a folder."""
+    """One entry. digest: SHA-256 of a file, target of a link, empty for a folder. same_as: the first name, in order, that
+    this file also goes by; empty where it is the first, or the only one."""
 
     kind: str
     mode: int
     mtime_ns: int
     size: int
     digest: str
+    same_as: str = ""
 
 
 def look(root: Path) -> dict[bytes, Entry]:
     """Every entry below root, by path as bytes."""
     found: dict[bytes, Entry] = {}
+    first_names: dict[int, bytes] = {}
     top = os.fsencode(root)
     for folder, folders, files in os.walk(top):
-        for name in [*folders, *files]:
+        folders.sort()
+        for name in sorted([*folders, *files]):
             path = os.path.join(folder, name)
-            found[os.path.relpath(path, top)] = _entry(path)
+            relative = os.path.relpath(path, top)
+            first = first_names.setdefault(os.lstat(path).st_ino, relative)
+            found[relative] = _entry(path, same_as="" if first == relative else os.fsdecode(first))
     return found
+
+
+def files_of(entries: dict[bytes, Entry]) -> list[Entry]:
+    """The files among them, each once, however many names it goes by."""
+    return [entry for entry in entries.values() if entry.kind == "file" and not entry.same_as]
 
 
 def differences(before: dict[bytes, Entry], after: dict[bytes, Entry]) -> list[str]:
@@ -44,7 +55,7 @@ def differences(before: dict[bytes, Entry], after: dict[bytes, Entry]) -> list[s
     return lines
 
 
-def _entry(path: bytes) -> Entry:
+def _entry(path: bytes, *, same_as: str) -> Entry:
     facts = os.lstat(path)
     mode = stat.S_IMODE(facts.st_mode)
     if stat.S_ISLNK(facts.st_mode):
@@ -53,4 +64,4 @@ def _entry(path: bytes) -> Entry:
         return Entry("folder", mode, facts.st_mtime_ns, 0, "")
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Entry("file", mode, facts.st_mtime_ns, facts.st_size, digest)
+    return Entry("file", mode, facts.st_mtime_ns, facts.st_size, digest, same_as)
