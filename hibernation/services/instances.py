@@ -63,6 +63,7 @@ def instance_create(
         on_wake=on_wake,
     )
     policies.config_check(config or {}, owner=owner, gpu_type=gpu_type)
+    reason = because("provision_asked", by=by)
     try:
         with transaction.atomic():
             _name_free(owner, name)
@@ -79,14 +80,15 @@ def instance_create(
                 state=InstanceState.PROVISIONING,
                 state_since=now,
                 created_at=now,
+                **Instance.reason_columns(reason),
             )
-            _furnish(instance, by=by, now=now)
+            _furnish(instance, reason=reason, by=by, now=now)
     except IntegrityError as error:
         raise Invalid(f"you have an instance called {name} already", hint="choose another name") from error
     return instance
 
 
-def _furnish(instance: Instance, *, by: str, now: datetime) -> None:
+def _furnish(instance: Instance, *, reason: Reason, by: str, now: datetime) -> None:
     """Its worker, its schedule, its first event, and the chain that rents its box."""
     policy = policies.policy_resolved(instance).policy
     instance.worker = workers.worker_create(
@@ -100,7 +102,6 @@ def _furnish(instance: Instance, *, by: str, now: datetime) -> None:
     )
     instance.save(update_fields=["worker"])
     policies.policies_apply(Instance.objects.filter(pk=instance.pk), now=now)
-    reason = because("provision_asked", by=by)
     event_add(instance, "created", reason=reason, by=by, now=now, to_state=InstanceState.PROVISIONING)
     chains.chain_start(
         "provision",

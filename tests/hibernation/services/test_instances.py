@@ -102,6 +102,12 @@ def test_a_name_is_used_once_and_a_schedule_counts_from_the_first_moment(db: Non
     assert Instance.objects.count() == 1
 
 
+def test_a_new_instance_says_from_its_first_moment_who_asked_for_it(db: None) -> None:
+    alice = person()
+    made = instance_create(owner=alice, name="studio", account=account_of(alice), by="alice", now=T0)
+    assert made.reason == "alice asked for a new instance"
+
+
 def test_one_that_holds_a_generation_keeps_its_name(db: None) -> None:
     alice = person()
     asleep_of(alice, state=InstanceState.DELETED)
