@@ -41,7 +41,8 @@ from snapshots.states import SnapshotState
 
 SNAPSHOT_TRIES = 3
 READING_PATIENCE = timedelta(minutes=5)
-"""How long the recheck waits for a reading. Silence is never idleness."""
+"""How long the recheck waits for a reading, at least: an agent that posts seldom is waited for longer. Silence is never
+idleness."""
 
 
 def drain(run: Run) -> Outcome:
@@ -126,7 +127,9 @@ def recheck(run: Run) -> Outcome:
         return Stop(ChainState.ABORTED, moved)
     if run.data.get("asked") or not reading_missing(instance, generation, now=run.now):
         return Next()
-    if run.step_age > READING_PATIENCE:
+    # The reading that counts may be the second after the commit: the first is partly a mean over the upload.
+    patience = max(READING_PATIENCE, 2 * policies.policy_resolved(instance).policy.silence)
+    if run.step_age > patience:
         minutes = round(run.step_age.total_seconds() / 60, 1)
         return Stop(ChainState.ABORTED, because("no_reading_since_snapshot", minutes=minutes))
     return Again(LOOK_AGAIN_S, because("waiting_for_reading"))
@@ -277,7 +280,7 @@ HIBERNATE = register(
             Step("drain", drain, limit_minutes=15),
             Step("snapshot", snapshot, limit_minutes=12 * 60),
             Step("verify", verify, limit_minutes=120, leases=100),
-            Step("recheck", recheck, limit_minutes=10),
+            Step("recheck", recheck, limit_minutes=30),
             Step("destroy", destroy, limit_minutes=None, attempts=None),
             Step("confirm", confirm, limit_minutes=None, attempts=None),
         ),
