@@ -124,6 +124,8 @@ def test_post_of_another_epoch_than_the_token_is_told_to_stand_down(
         (b'{"worker_id": "w_a", "epoch": -1}', "bad_status"),
         (b'{"worker_id": "w_a", "epoch": 1, "gpu_util": NaN}', "bad_status"),
         (b'{"worker_id": "w_a", "epoch": 1, "gpu_util": 101}', "bad_status"),
+        (b'{"worker_id": "w_a", "epoch": 1, "cpu_util": 1e999}', "bad_status"),
+        (b'{"worker_id": "w_a", "epoch": 1, "cpu_util": 1%s}' % (b"0" * 400), "bad_status"),
         (b'{"worker_id": "w_a", "epoch": 1, "gpus": [1]}', "bad_status"),
         (b'{"worker_id": ["w_a"], "epoch": 1}', "bad_status"),
     ],
