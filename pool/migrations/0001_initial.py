@@ -15,7 +15,7 @@ class Migration(migrations.Migration):
     initial = True
 
     dependencies = [
-        migrations.swappable_dependency(settings.AUTH_USER_MODEL),
+        ('auth', '__first__'),
     ]
 
     operations = [
@@ -43,6 +43,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 'ordering': ['kind', 'label'],
+                'constraints': [models.UniqueConstraint(fields=('owner', 'kind', 'label'), name='account_label')],
             },
         ),
         migrations.CreateModel(
@@ -53,6 +54,9 @@ class Migration(migrations.Migration):
                 ('used_s', models.FloatField(default=0)),
                 ('account', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='weeks', to='pool.account')),
             ],
+            options={
+                'constraints': [models.UniqueConstraint(fields=('account', 'starts_at'), name='account_week')],
+            },
         ),
         migrations.CreateModel(
             name='EnrollmentToken',
@@ -102,6 +106,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 'ordering': ['-queued_at'],
+                'indexes': [models.Index(condition=models.Q(('state', pool.states.JobState['QUEUED'])), fields=['-priority', 'queued_at'], name='job_queue'), models.Index(fields=['owner', '-queued_at'], name='job_owner')],
             },
         ),
         migrations.CreateModel(
@@ -135,6 +140,8 @@ class Migration(migrations.Migration):
             ],
             options={
                 'ordering': ['-rung_at'],
+                'indexes': [models.Index(condition=models.Q(('state', pool.states.DispatchState['CLAIMED'])), fields=['lease_until'], name='dispatch_lease'), models.Index(condition=models.Q(('state', pool.states.DispatchState['RUNG'])), fields=['rung_at'], name='dispatch_rung')],
+                'constraints': [models.UniqueConstraint(condition=models.Q(('state__in', (pool.states.DispatchState['RUNG'], pool.states.DispatchState['CLAIMED']))), fields=('job',), name='dispatch_one_open_per_job'), models.UniqueConstraint(condition=models.Q(('job__isnull', False)), fields=('job', 'number'), name='dispatch_attempt_number'), models.CheckConstraint(condition=models.Q(models.Q(('state', pool.states.DispatchState['CLAIMED']), _negated=True), ('lease_until__isnull', False), _connector='OR'), name='dispatch_claimed_has_a_lease')],
             },
         ),
         migrations.CreateModel(
@@ -147,6 +154,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 'ordering': ['offset'],
+                'constraints': [models.UniqueConstraint(fields=('dispatch', 'offset'), name='log_chunk_offset')],
             },
         ),
         migrations.CreateModel(
@@ -172,6 +180,7 @@ class Migration(migrations.Migration):
                 ('gpu_util', models.FloatField(blank=True, help_text='percent; empty: unknown', null=True)),
                 ('last_seen_at', models.DateTimeField(blank=True, null=True)),
                 ('due_at', models.DateTimeField(blank=True, editable=False, null=True)),
+                ('drain_asked_at', models.DateTimeField(blank=True, editable=False, null=True)),
                 ('agent_version', models.CharField(blank=True, default='', max_length=40)),
                 ('platform', models.CharField(blank=True, default='', max_length=120)),
                 ('health_url', models.URLField(blank=True, default='')),
@@ -181,6 +190,8 @@ class Migration(migrations.Migration):
             ],
             options={
                 'ordering': ['name'],
+                'indexes': [models.Index(fields=['state', 'instance_ref'], name='worker_state'), models.Index(condition=models.Q(('due_at__isnull', False)), fields=['due_at'], name='worker_due')],
+                'constraints': [models.UniqueConstraint(condition=models.Q(('instance_ref', ''), _negated=True), fields=('instance_ref',), name='worker_one_per_instance'), models.UniqueConstraint(condition=models.Q(('state', pool.states.WorkerState['REVOKED']), _negated=True), fields=('account', 'name'), name='worker_name', violation_error_message='another worker of this account has that name')],
             },
         ),
         migrations.CreateModel(
@@ -197,6 +208,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 'ordering': ['-id'],
+                'constraints': [models.UniqueConstraint(fields=('worker', 'epoch'), name='session_epoch')],
             },
         ),
         migrations.CreateModel(
@@ -212,6 +224,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 'ordering': ['-id'],
+                'indexes': [models.Index(fields=['worker', '-at'], name='sample_worker_at')],
             },
         ),
         migrations.CreateModel(
@@ -224,6 +237,9 @@ class Migration(migrations.Migration):
                 ('token', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='uses', to='pool.enrollmenttoken')),
                 ('worker', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='pool.worker')),
             ],
+            options={
+                'constraints': [models.UniqueConstraint(condition=models.Q(('request_id', ''), _negated=True), fields=('token', 'request_id'), name='enrollment_use_once')],
+            },
         ),
         migrations.AddField(
             model_name='enrollmenttoken',
@@ -243,54 +259,9 @@ class Migration(migrations.Migration):
                 ('tenant', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to=settings.AUTH_USER_MODEL)),
                 ('worker', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='pool.worker')),
             ],
-        ),
-        migrations.AddConstraint(
-            model_name='account',
-            constraint=models.UniqueConstraint(fields=('owner', 'kind', 'label'), name='account_label'),
-        ),
-        migrations.AddConstraint(
-            model_name='accountweek',
-            constraint=models.UniqueConstraint(fields=('account', 'starts_at'), name='account_week'),
-        ),
-        migrations.AddIndex(
-            model_name='job',
-            index=models.Index(condition=models.Q(('state', pool.states.JobState['QUEUED'])), fields=['-priority', 'queued_at'], name='job_queue'),
-        ),
-        migrations.AddIndex(
-            model_name='job',
-            index=models.Index(fields=['owner', '-queued_at'], name='job_owner'),
-        ),
-        migrations.AddConstraint(
-            model_name='logchunk',
-            constraint=models.UniqueConstraint(fields=('dispatch', 'offset'), name='log_chunk_offset'),
-        ),
-        migrations.AddIndex(
-            model_name='worker',
-            index=models.Index(fields=['state', 'instance_ref'], name='worker_state'),
-        ),
-        migrations.AddIndex(
-            model_name='worker',
-            index=models.Index(condition=models.Q(('due_at__isnull', False)), fields=['due_at'], name='worker_due'),
-        ),
-        migrations.AddConstraint(
-            model_name='worker',
-            constraint=models.UniqueConstraint(condition=models.Q(('instance_ref', ''), _negated=True), fields=('instance_ref',), name='worker_one_per_instance'),
-        ),
-        migrations.AddConstraint(
-            model_name='worker',
-            constraint=models.UniqueConstraint(condition=models.Q(('state', pool.states.WorkerState['REVOKED']), _negated=True), fields=('account', 'name'), name='worker_name', violation_error_message='another worker of this account has that name'),
-        ),
-        migrations.AddConstraint(
-            model_name='session',
-            constraint=models.UniqueConstraint(fields=('worker', 'epoch'), name='session_epoch'),
-        ),
-        migrations.AddIndex(
-            model_name='sample',
-            index=models.Index(fields=['worker', '-at'], name='sample_worker_at'),
-        ),
-        migrations.AddConstraint(
-            model_name='enrollmentuse',
-            constraint=models.UniqueConstraint(condition=models.Q(('request_id', ''), _negated=True), fields=('token', 'request_id'), name='enrollment_use_once'),
+            options={
+                'constraints': [models.UniqueConstraint(fields=('tenant', 'worker'), name='choice_tenant_worker')],
+            },
         ),
         migrations.AddIndex(
             model_name='dispatch',
@@ -298,34 +269,10 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='dispatch',
-            index=models.Index(condition=models.Q(('state', pool.states.DispatchState['CLAIMED'])), fields=['lease_until'], name='dispatch_lease'),
-        ),
-        migrations.AddIndex(
-            model_name='dispatch',
-            index=models.Index(condition=models.Q(('state', pool.states.DispatchState['RUNG'])), fields=['rung_at'], name='dispatch_rung'),
-        ),
-        migrations.AddIndex(
-            model_name='dispatch',
             index=models.Index(condition=models.Q(('claimed_at__isnull', False), ('finished_at__isnull', True), ('state', pool.states.DispatchState['WITHDRAWN'])), fields=['worker'], name='dispatch_haunting'),
         ),
         migrations.AddConstraint(
             model_name='dispatch',
-            constraint=models.UniqueConstraint(condition=models.Q(('state__in', (pool.states.DispatchState['RUNG'], pool.states.DispatchState['CLAIMED']))), fields=('job',), name='dispatch_one_open_per_job'),
-        ),
-        migrations.AddConstraint(
-            model_name='dispatch',
             constraint=models.UniqueConstraint(condition=models.Q(('slot__isnull', False), ('state__in', (pool.states.DispatchState['RUNG'], pool.states.DispatchState['CLAIMED']))), fields=('worker', 'slot'), name='dispatch_one_open_per_slot'),
-        ),
-        migrations.AddConstraint(
-            model_name='dispatch',
-            constraint=models.UniqueConstraint(condition=models.Q(('job__isnull', False)), fields=('job', 'number'), name='dispatch_attempt_number'),
-        ),
-        migrations.AddConstraint(
-            model_name='dispatch',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('state', pool.states.DispatchState['CLAIMED']), _negated=True), ('lease_until__isnull', False), _connector='OR'), name='dispatch_claimed_has_a_lease'),
-        ),
-        migrations.AddConstraint(
-            model_name='choice',
-            constraint=models.UniqueConstraint(fields=('tenant', 'worker'), name='choice_tenant_worker'),
         ),
     ]
