@@ -115,7 +115,8 @@ class Worker(Stateful):
     instance_ref: the rented instance whose box this is, or empty for a worker of the shared pool.
     owner: who alone may see and use it, or null for a worker of the shared pool.
     check_interval_s: how often it posts. due_at: when the next check of its silence is due; a worker whose posts are
-    overdue by more than one interval is suspect, by more than two lost.
+    overdue by more than one interval is suspect, by more than two lost. drain_asked_at: since when it is ordered to
+    drain, whatever its state is meanwhile; null where no such order stands.
     """
 
     TABLE = WORKER
@@ -141,6 +142,7 @@ class Worker(Stateful):
     gpu_util = models.FloatField(null=True, blank=True, help_text=_("percent; empty: unknown"))
     last_seen_at = models.DateTimeField(null=True, blank=True)
     due_at = models.DateTimeField(null=True, blank=True, editable=False)
+    drain_asked_at = models.DateTimeField(null=True, blank=True, editable=False)
     agent_version = models.CharField(max_length=40, blank=True, default="")
     platform = models.CharField(max_length=120, blank=True, default="")
     health_url = models.URLField(blank=True, default="")

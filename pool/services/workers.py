@@ -80,27 +80,33 @@ def worker_create(
 def worker_drain(worker: Worker, *, reason: Reason, by: str = "", now: datetime | None = None) -> None:
     """No new jobs from now on; what it has begun, it finishes, and what it has not begun is given elsewhere.
 
-    The copy says what became of it. One that drains already, or that is offline or lost and so takes nothing anyway, is left as it is.
+    The copy says what became of it. One that drains already is left as it is; one that is offline or lost takes nothing
+    anyway, and drains from its next post on. The order stands until it is taken back or a new session is enrolled.
     """
+    now = now or timezone.now()
     if worker.state in (WorkerState.DRAINING, WorkerState.OFFLINE, WorkerState.LOST):
         worker.refresh_from_db()
-    if worker.state in (WorkerState.DRAINING, WorkerState.OFFLINE, WorkerState.LOST):
+    if worker.state == WorkerState.DRAINING:
         return
     with transaction.atomic():
-        advance(worker, WorkerState.DRAINING, reason=reason, by=by, now=now)
+        if worker.state in (WorkerState.OFFLINE, WorkerState.LOST):
+            Worker.objects.filter(pk=worker.pk, epoch=worker.epoch).update(drain_asked_at=now)
+            return
+        advance(worker, WorkerState.DRAINING, reason=reason, by=by, now=now, drain_asked_at=now)
         away = because("worker_away", state=str(WorkerState.DRAINING))
-        dispatches_withdraw(worker, reason=away, now=now or timezone.now(), unclaimed_jobs=True)
+        dispatches_withdraw(worker, reason=away, now=now, unclaimed_jobs=True)
         orders_publish([worker.pk])
 
 
 def worker_undrain(
     worker: Worker, *, reason: Reason | None = None, by: str = "", now: datetime | None = None
 ) -> None:
-    """Take the order to drain back. One that does not drain is left as it is."""
+    """Take the order to drain back. One that does not drain is left in its state."""
     worker.refresh_from_db()
-    if worker.state != WorkerState.DRAINING:
-        return
     with transaction.atomic():
+        Worker.objects.filter(pk=worker.pk, drain_asked_at__isnull=False).update(drain_asked_at=None)
+        if worker.state != WorkerState.DRAINING:
+            return
         advance(worker, WorkerState.ONLINE, reason=reason or because("drain_taken_back"), by=by, now=now)
         orders_publish([worker.pk])
         ring(DISPATCH_TICK)
@@ -118,14 +124,18 @@ def worker_slots_set(worker: Worker, slots: int) -> None:
 
 
 def worker_heard(worker: Worker, *, now: datetime) -> bool:
-    """It has posted its status: if it was thought offline, silent or lost, it is online again. True where it was.
+    """It has posted its status: if it was thought offline, silent or lost, it is online again, or goes on draining.
 
-    Raises TransitionRefused where something else has moved it meanwhile.
+    True where it was thought so. Raises TransitionRefused where something else has moved it meanwhile.
     """
     if worker.state not in (WorkerState.OFFLINE, WorkerState.SUSPECT, WorkerState.LOST):
         return False
+    draining = worker.drain_asked_at is not None
     with transaction.atomic():
-        advance(worker, WorkerState.ONLINE, reason=because("worker_posted"), now=now)
+        back = WorkerState.DRAINING if draining else WorkerState.ONLINE
+        advance(worker, back, reason=because("drain_stands" if draining else "worker_posted"), now=now)
+        if draining:
+            orders_publish([worker.pk])
         signals.worker_online.send(sender=Worker, worker=worker, now=now)
         ring(DISPATCH_TICK)
     return True
