@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,6 +59,7 @@ class InstanceViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets
     pagination_class = Pagination
     filterset_class = InstanceFilter
     queryset = Instance.objects.all()
+    lookup_value_regex = "[a-z0-9_]+"  # anything else is no id, and not every database can be asked for it
 
     def get_queryset(self) -> QuerySet[Instance]:
         return owned(selectors.instances(), self.request)
@@ -219,7 +221,7 @@ class InstanceViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets
         instance = self.get_object()
         rows = Event.objects.filter(subject_type=Instance.SUBJECT, subject_id=instance.pk)
         after = request.query_params.get("after", "0")
-        if not after.isdigit():
+        if not re.fullmatch("[0-9]{1,18}", after):
             raise Invalid(
                 f"after {after!r} is not the id of an event", hint="use the highest id that you have seen"
             )
