@@ -18,7 +18,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from core.api import ErrorSerializer, HasScope, Pagination, actor, owned
-from core.errors import Invalid
+from core.errors import Invalid, TransitionRefused
 from core.models import Chain, Event
 from core.reasons import because
 from hibernation import selectors
@@ -31,6 +31,7 @@ from hibernation.services.hibernate import instance_hibernate
 from hibernation.services.instances import instance_create, instance_delete, instance_keep_awake
 from hibernation.services.policies import config_set, policy_resolved
 from hibernation.services.schedules import schedule_set
+from hibernation.services.stranded import stranded_discard_all
 from hibernation.services.wake import instance_wake, wake_estimate
 from hibernation.states import INSTANCE
 from pool.models import Account, Sample
@@ -111,6 +112,21 @@ class InstanceViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets
         if chain is None:
             return Response(status=status.HTTP_204_NO_CONTENT)
         return self._started(instance, chain)
+
+    @extend_schema(tags=["instances"], request=None, responses={200: s.InstanceSerializer, 409: REFUSED})
+    @action(detail=True, methods=["post"], url_path="discard-stranded")
+    def discard_stranded(self, request: Request, pk: str) -> Response:
+        """Destroy its stranded boxes, and lose what is on them.
+
+        A box is stranded where its provider had lost it and lists it again after the instance went on without it. What
+        is on it is in no snapshot, so that it stays, and is billed, until you say this.
+        """
+        instance = self.get_object()
+        if not stranded_discard_all(instance, by=actor(request), now=timezone.now()):
+            raise TransitionRefused(
+                f"instance {instance.pk} has no stranded box", hint="`boxes` lists what is billed for it"
+            )
+        return self._answer(instance)
 
     @extend_schema(
         tags=["instances"],

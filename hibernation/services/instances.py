@@ -22,6 +22,7 @@ from hibernation.services import policies
 from hibernation.services.boxes import worker_locked
 from hibernation.services.hibernate import KIND as HIBERNATE
 from hibernation.services.hibernate import hibernation_stop
+from hibernation.services.stranded import stranded_discard_all
 from hibernation.states import ASLEEP, AWAKE, BoxState, InstanceState
 from pool.models import Account
 from pool.services import workers
@@ -217,7 +218,7 @@ def instance_delete(
     """Give an instance up. Its snapshots stay until they are deleted themselves.
 
     An awake one is refused unless discard says, in so many words, that its workspace may be lost: then its box is
-    destroyed unsaved and the chain that does it is returned. One that is still being provisioned is stopped, and one
+    destroyed unsaved and the chain that does it is returned; boxes of it that are stranded go with it. One that is still being provisioned is stopped, and one
     that falls asleep too where it is discarded; otherwise it is refused while a chain is at work on it.
     """
     now = now or timezone.now()
@@ -242,6 +243,7 @@ def instance_delete(
         if discard:  # a box that its provider had lost need not be kept, should it come back
             lost = Box.objects.filter(instance=instance, state=BoxState.GONE, discarded_by="")
             lost.update(discarded_by=by)
+            stranded_discard_all(instance, by=by, now=now)
     return None
 
 
@@ -265,6 +267,7 @@ def _discard(instance: Instance, reason: Reason, *, by: str, now: datetime) -> C
         advance(instance, InstanceState.HIBERNATING, reason=reason, by=by, now=now, idle_due_at=None)
         if worker is not None:
             workers.worker_slots_set(worker, 0)
+        stranded_discard_all(instance, by=by, now=now)
         return chains.chain_start(
             "discard",
             subject_type=Instance.SUBJECT,

@@ -83,6 +83,7 @@ def test_a_lost_box_that_comes_back_too_late_is_stranded_until_a_person_decides(
     box = world.box(instance)
     assert (box.state, len(world.rented())) == (BoxState.STRANDED, 1)
     assert "nowhere else" in box.reason and "$0.36" in box.reason
+    assert world.events(instance)[-1] == "box_stranded", "its owner reads of it where she looks"
     world.forward(2 * 3600)
     assert overdue_mark(now=world.now()) == 1
     assert world.events(box)[-1] == "overdue", "a person is told again"
