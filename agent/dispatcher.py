@@ -129,8 +129,14 @@ class Dispatcher:
         claim = self._claim(dispatch_id)
         if claim is None:
             return
-        entry = self._journal.claimed(claim, claimed_s=boot_clock_s(), boot_id=boot_id())
         hold = self._hold(claim)
+        try:
+            entry = self._journal.claimed(claim, claimed_s=boot_clock_s(), boot_id=boot_id())
+        except OSError as error:
+            # A restart would not know of it: it is given back before anything of it has begun.
+            reason = f"this machine cannot write down what it takes on: {error}"
+            self._report(hold, FinishPost(fence=claim.fence, outcome="interrupted", reason=reason))
+            return
         if self.draining and claim.kind == "job":
             self._report(
                 hold, FinishPost(fence=claim.fence, outcome="interrupted", reason="this worker is draining")

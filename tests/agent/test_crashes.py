@@ -260,6 +260,19 @@ def test_a_full_disk_loses_neither_the_fact_in_memory_nor_the_lines_after_it(
     assert again.get("d_2") is not None and [e.dispatch_id for e in again.open_entries()] == ["d_1"]
 
 
+def test_an_agent_on_a_full_disk_starts_posts_and_gives_its_work_back(
+    plane: ControlPlane, agent: AgentProcess
+) -> None:
+    journalled(agent.enrolled(), "d_1", command=["true"]).closed("d_1")
+    agent.start(no_room=True)
+    plane.wait(lambda: plane.statuses and plane.parked)
+    job = plane.dispatch("d_2", command=["true"])
+    plane.wait(lambda: job.finish)
+    assert job.finish and job.finish["outcome"] == "interrupted"
+    plane.wait(lambda: plane.parked)
+    assert agent.end() == 0
+
+
 def test_a_disk_without_room_to_compact_keeps_the_journal_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
