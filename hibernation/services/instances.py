@@ -174,7 +174,7 @@ def instance_keep_awake(
 ) -> Instance:
     """Hold an instance awake for so many minutes from now; 0 lifts the hold. Stops a hibernation that can still be stopped.
 
-    Raises FallingAsleep where that is too late, TransitionRefused where it sleeps already.
+    Raises FallingAsleep where that is too late, TransitionRefused where it sleeps already or is being given up.
     """
     now = now or timezone.now()
     if not 0 <= minutes <= KEEP_AWAKE_LIMIT_MINUTES:
@@ -189,6 +189,11 @@ def instance_keep_awake(
         row = Instance.objects.select_for_update().get(pk=instance.pk)
         if minutes and row.state in ASLEEP:
             raise TransitionRefused(f"instance {row.pk} is {row.state}", hint="wake it first")
+        if minutes and chain is not None and chain.kind == "discard":
+            raise TransitionRefused(
+                f"instance {row.pk} is being given up: {chain.by} has discarded its workspace",
+                hint="what its snapshots hold can be woken once it is deleted",
+            )
         _hold(row, minutes, reason, by=by, now=now)
     instance.refresh_from_db()
     return instance
