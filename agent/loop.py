@@ -27,6 +27,8 @@ IDLE_BELOW_PERCENT = 5.0
 """For the agent's own word only; the verdict, with the owner's threshold, is the control plane's."""
 POST_TIMEOUT_S = 10.0
 SHORTEST_INTERVAL_S = 0.05
+LONGEST_INTERVAL_S = 3600.0
+"""Whatever the answer says: an agent that is never heard again is a lost one, and waiting has its limits in the clock too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +106,8 @@ class StatusLoop(threading.Thread):
             return self._backoff.next_s()
         self._backoff.reset()
         self._obey(answer)
-        return max(SHORTEST_INTERVAL_S, answer.next_in_s * random.uniform(1 - JITTER, 1 + JITTER))
+        wait_s = answer.next_in_s * random.uniform(1 - JITTER, 1 + JITTER)
+        return min(max(SHORTEST_INTERVAL_S, wait_s), LONGEST_INTERVAL_S)
 
     def _read(self) -> StatusPost:
         gpus = self._probe.read()
