@@ -82,8 +82,11 @@ class Account(models.Model):
     budget_usd_per_day = models.DecimalField(max_digits=10, decimal_places=2, null=True, blank=True)
     budget_usd_per_month = models.DecimalField(max_digits=10, decimal_places=2, null=True, blank=True)
     price_cap_usd_per_h = models.DecimalField(max_digits=10, decimal_places=4, null=True, blank=True)
+    # At most what a policy may say: a worker that posts more seldom would be lost between two posts.
     check_interval_s = models.FloatField(
-        default=30, validators=[MinValueValidator(0.05)], help_text=_("how often its new workers post")
+        default=30,
+        validators=[MinValueValidator(0.05), MaxValueValidator(300)],
+        help_text=_("how often its new workers post"),
     )
     created_at = models.DateTimeField(default=timezone.now)
 

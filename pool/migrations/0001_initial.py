@@ -37,7 +37,7 @@ class Migration(migrations.Migration):
                 ('budget_usd_per_day', models.DecimalField(blank=True, decimal_places=2, max_digits=10, null=True)),
                 ('budget_usd_per_month', models.DecimalField(blank=True, decimal_places=2, max_digits=10, null=True)),
                 ('price_cap_usd_per_h', models.DecimalField(blank=True, decimal_places=4, max_digits=10, null=True)),
-                ('check_interval_s', models.FloatField(default=30, help_text='how often its new workers post', validators=[django.core.validators.MinValueValidator(0.05)])),
+                ('check_interval_s', models.FloatField(default=30, help_text='how often its new workers post', validators=[django.core.validators.MinValueValidator(0.05), django.core.validators.MaxValueValidator(300)])),
                 ('created_at', models.DateTimeField(default=django.utils.timezone.now)),
                 ('owner', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='accounts', to=settings.AUTH_USER_MODEL)),
             ],
