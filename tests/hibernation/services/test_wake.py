@@ -9,6 +9,7 @@ from datetime import datetime
 
 import pytest
 from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from core.chain_states import ChainState
 from core.errors import DomainError, TooSoon, TransitionRefused
@@ -94,6 +95,14 @@ def test_one_request_a_minute_and_it_says_when(asleep: Instance) -> None:
     assert wake(asleep, limited=True, seconds=ASKED_EVERY_S).pk == chain.pk, "joined"
     assert wake(asleep, seconds=61).pk == chain.pk, "whoever is not limited joins at any time"
     assert Chain.objects.count() == 1
+
+
+def test_one_that_is_refused_for_its_haste_writes_nothing(asleep: Instance) -> None:
+    """On SQLite there is one writer at a time: a crowd at the door must not keep the chain from its work."""
+    wake(asleep, limited=True)
+    with CaptureQueriesContext(connection) as queries, pytest.raises(TooSoon):
+        wake(asleep, limited=True, seconds=1)
+    assert not [query for query in queries if not query["sql"].startswith("SELECT")]
 
 
 def test_a_request_that_can_begin_nothing_does_not_use_the_minute_up(asleep: Instance) -> None:
