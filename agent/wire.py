@@ -9,7 +9,6 @@ Standard library only, and agent/wire_fields.py.
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -338,7 +337,7 @@ class LogPost:
     def raw(data: str) -> bytes:
         try:
             return base64.b64decode(data, validate=True)
-        except binascii.Error as error:
+        except ValueError as error:  # binascii.Error is one; letters beyond ASCII are another
             raise WireError("data is base64 of the log's bytes") from error
 
 
@@ -417,7 +416,7 @@ class SnapshotTerms:
     def owner_key_bytes(self) -> bytes:
         try:
             return base64.b64decode(self.owner_key, validate=True)
-        except binascii.Error as error:
+        except ValueError as error:  # binascii.Error is one; letters beyond ASCII are another
             raise WireError("owner_key is base64") from error
 
 
