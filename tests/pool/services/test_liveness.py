@@ -22,7 +22,7 @@ from pool.services import publish
 from pool.services.dispatches import dispatch_ask, dispatch_cancel
 from pool.services.intake import intake_drain
 from pool.services.jobs import jobs_dispatch
-from pool.services.liveness import GATEWAY, TICK, workers_check
+from pool.services.liveness import GATEWAY, INTAKE, TICK, workers_check
 from pool.services.reports import dispatch_claim, dispatch_finish
 from pool.services.submission import JobSpec, job_submit
 from pool.services.workers import overdue_at, worker_drain, worker_revoke, worker_undrain
@@ -198,6 +198,18 @@ def test_a_gateway_that_is_away_loses_nobody(
         assert state(seen) == WorkerState.ONLINE
     workers_check(now=at(246))
     assert state(seen) == WorkerState.SUSPECT
+
+
+def test_posts_that_nobody_stores_are_no_silence(seen: Worker, running: Callable[[float], int]) -> None:
+    """Agents post, the stream grows, and the tick that drains it fails at each run."""
+    intake = TickRun.objects.create(name=INTAKE, started_at=NOON, resumed_at=NOON - timedelta(hours=1))
+    for finished_at in (None, at(0), at(60)):
+        TickRun.objects.filter(pk=intake.pk).update(started_at=at(85), finished_at=finished_at)
+        running(90)
+        assert state(seen) == WorkerState.ONLINE
+    TickRun.objects.filter(pk=intake.pk).update(started_at=at(195), finished_at=at(195))
+    running(200)
+    assert state(seen) == WorkerState.LOST
 
 
 def test_a_broker_that_is_away_loses_nobody_and_stops_nothing(
