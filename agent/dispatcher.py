@@ -80,6 +80,10 @@ class Dispatcher:
         with self._lock:
             return tuple(self._holds)
 
+    def owes_reports(self) -> bool:
+        """Is there anything here that the control plane has not been told the end of?"""
+        return bool(self._journal.open_entries())
+
     def cancel(self, dispatch_id: str) -> None:
         with self._lock:
             hold = self._holds.get(dispatch_id)

@@ -56,6 +56,10 @@ OUTCOMES = ("succeeded", "failed", "cancelled", "interrupted")
 ORDERS = ("drain", "stand_down", "cancel", "interrogate")
 
 
+ENDED = "ended"
+"""Status of an agent's last post: it ends, nothing runs here any more, and every report has been taken."""
+
+
 def queue_key(worker_id: str) -> str:
     """The Redis list that is this worker's queue: the same key for the HTTPS transport and for direct Redis."""
     return f"w:{worker_id}:jobs"
@@ -96,7 +100,7 @@ class StatusPost:
     """What an agent says of itself once per check interval.
 
     gpu_util is the highest utilisation of any GPU in percent; None means unknown, which is never idle.
-    status is the agent's own word (idle, busy, unknown); the verdict is the control plane's.
+    status is the agent's own word (idle, busy, unknown, and ended in its last post); the verdict is the control plane's.
     session_runtime_hours counts from the start of the machine's session, not of the agent's process.
     """
 
