@@ -117,6 +117,15 @@ def test_an_action_on_what_is_no_row_is_refused_and_no_fault(
 
 
 @pytest.mark.parametrize("model", list(admin.site._registry), ids=lambda model: model._meta.label_lower)
+def test_no_address_of_a_page_is_a_fault(model: Any, world: Any) -> None:
+    client = browser(raise_request_exception=False)
+    at = reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist")
+    for place in ("%00", "9" * 30):
+        for path in (f"?q={place}&p={place}", f"?id={place}", f"?state__exact={place}", f"{place}/change/"):
+            assert client.get(at + path).status_code < 500, path
+
+
+@pytest.mark.parametrize("model", list(admin.site._registry), ids=lambda model: model._meta.label_lower)
 def test_every_list_and_every_page_opens(model: Any, world: Any) -> None:
     client = browser()
     path = f"admin:{model._meta.app_label}_{model._meta.model_name}"
