@@ -23,7 +23,7 @@ class Stamps(AppConfig):
 
     def ready(self) -> None:
         from core import doorbell
-        from pool.services.attempts import DISPATCH_TICK
+        from pool.services.bell import DISPATCH_TICK
 
         ring, ring_worker = doorbell._send, doorbell._send_to_worker
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from celery import shared_task
 
 from core.ticks import tick
-from pool.services import intake, jobs, liveness
+from pool.services import bell, intake, jobs, liveness
 
 
 @shared_task(name="pool.intake_tick")
@@ -19,6 +19,7 @@ def intake_tick() -> int:
 def dispatch_tick() -> int:
     """Every 2 s, and rung by whatever makes a job or a worker ready. Two at once are safe: slots are taken under lock."""
     with tick("pool.dispatch_tick"):
+        bell.dispatcher_begins()
         return jobs.jobs_dispatch()
 
 

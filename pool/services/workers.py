@@ -8,13 +8,12 @@ from django.contrib.auth.models import AbstractBaseUser
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
-from core.doorbell import ring
 from core.errors import Invalid
 from core.reasons import Reason, because
 from core.transitions import advance, event_add
 from pool import signals
 from pool.models import Account, Session, Worker
-from pool.services.attempts import DISPATCH_TICK
+from pool.services.bell import dispatcher_ring
 from pool.services.dispatches import dispatches_withdraw
 from pool.services.publish import gate_publish, orders_publish
 from pool.states import LISTENING, WorkerState
@@ -109,7 +108,7 @@ def worker_undrain(
             return
         advance(worker, WorkerState.ONLINE, reason=reason or because("drain_taken_back"), by=by, now=now)
         orders_publish([worker.pk])
-        ring(DISPATCH_TICK)
+        dispatcher_ring()
 
 
 def worker_slots_set(worker: Worker, slots: int) -> None:
@@ -120,7 +119,7 @@ def worker_slots_set(worker: Worker, slots: int) -> None:
     Worker.objects.filter(pk=worker.pk).update(slots=slots)
     worker.slots = slots
     if slots:
-        ring(DISPATCH_TICK)
+        dispatcher_ring()
 
 
 def worker_heard(worker: Worker, *, now: datetime) -> bool:
@@ -137,7 +136,7 @@ def worker_heard(worker: Worker, *, now: datetime) -> bool:
         if draining:
             orders_publish([worker.pk])
         signals.worker_online.send(sender=Worker, worker=worker, now=now)
-        ring(DISPATCH_TICK)
+        dispatcher_ring()
     return True
 
 
