@@ -50,12 +50,12 @@ def rent(run: Run) -> Outcome:
         return Stop(ChainState.FAILED, because("provider_refused", error=error.message[:300]))
 
 
-def next_offer(run: Run, box: Box, reason: Reason, *, ban: bool = False) -> Outcome:
-    """Give this box up and rent another, on another machine."""
+def next_offer(run: Run, box: Box, reason: Reason, *, ban: bool = False, step: str = "rent") -> Outcome:
+    """Give this box up and rent another, on another machine. step: where to go on."""
     with run.holding():
         boxes.box_abandon(box, reason=reason, now=run.now, ban=ban)
         _count(run, box, reason, rented=1)
-    return Goto("rent", reason)
+    return Goto(step, reason)
 
 
 def _plan(run: Run, instance: Instance) -> Outcome:

@@ -59,7 +59,8 @@ def reserve(run: Run) -> Outcome:
     if run.data.get("snapshot") is None:
         return Next()
     generation = _generation(run)
-    if generation.state == SnapshotState.DAMAGED:  # perhaps the store was only away for a while
+    # Perhaps the store was only away for a while; or it is the store, and not the box, that a restore failed for.
+    if generation.state == SnapshotState.DAMAGED or run.data.get("rented"):
         verifying.snapshot_recheck(generation)
     if generation.state != SnapshotState.VERIFIED:
         return Stop(ChainState.FAILED, because("generation_damaged", generation=generation.generation))
@@ -120,7 +121,7 @@ def restore(run: Run) -> Outcome:
     error = ended_with(dispatch)
     if dispatch.state == DispatchState.SUCCEEDED:
         error = str(because("restore_mismatch", generation=generation.generation))
-    return next_offer(run, box, because("box_restore_failed", error=error[:300]))
+    return next_offer(run, box, because("box_restore_failed", error=error[:300]), step="reserve")
 
 
 def _asked(run: Run, instance: Instance, box: Box, generation: Snapshot, attempt: int) -> Dispatch:
