@@ -167,6 +167,25 @@ def test_a_wrapper_that_wakes_up_late_does_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "ran").exists()
 
 
+def test_a_wrapper_without_room_for_its_number_has_run_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "d_1"
+    folder.mkdir()
+    (folder / "pid").symlink_to("/dev/full")
+    command = Command.from_work({"command": ["touch", str(tmp_path / "ran")]})
+    run = runner.start(command, folder=folder, cwd=None, environ=dict(os.environ), own={})
+    assert eventually(run.poll).exit_code is None, "a job that was not begun has not failed"
+    assert not (tmp_path / "ran").exists()
+    (tmp_path / "d_2").mkdir()
+    ended = runner.start(
+        Command.from_work({"command": ["/bin/sh", "-c", "exit 125"]}),
+        folder=tmp_path / "d_2",
+        cwd=None,
+        environ=dict(os.environ),
+        own={},
+    )
+    assert eventually(ended.poll).exit_code == 125
+
+
 def test_a_run_that_began_is_found_by_whoever_comes_later(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     began = runner.start(
