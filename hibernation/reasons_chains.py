@@ -50,7 +50,7 @@ register(
         "box_going": "the provider still has it: {phase}",
         # waking
         "no_generation": "there is no verified generation to wake it from",
-        "generation_damaged": "generation {generation} is damaged in the store",
+        "generation_damaged": "generation {generation} is damaged in the store; where an older one is whole, delete this snapshot to wake from that",
         "looking_for_box": "looking for a box with label {label}: the provider may have created it",
         "offer_gone": "offer {offer} is gone",
         "no_offer": "no offer fits: GPU {gpu}, region {region}, at most {cap} an hour; {tried} tried",

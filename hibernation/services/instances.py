@@ -23,10 +23,13 @@ from hibernation.services.boxes import worker_locked
 from hibernation.services.hibernate import KIND as HIBERNATE
 from hibernation.services.hibernate import hibernation_stop
 from hibernation.services.stranded import stranded_discard_all
+from hibernation.services.wake import generation_of
 from hibernation.states import ASLEEP, AWAKE, BoxState, InstanceState
 from pool.models import Account
 from pool.services import workers
 from snapshots.models import Snapshot
+from snapshots.services.taking import verified_latest
+from snapshots.states import SnapshotState
 
 NAME_LIMIT = 80
 ON_WAKE_LIMIT = 64 * 1024
@@ -223,8 +226,9 @@ def instance_delete(
     """Give an instance up. Its snapshots stay until they are deleted themselves.
 
     An awake one is refused unless discard says, in so many words, that its workspace may be lost: then its box is
-    destroyed unsaved and the chain that does it is returned; boxes of it that are stranded go with it. One that is still being provisioned is stopped, and one
-    that falls asleep too where it is discarded; otherwise it is refused while a chain is at work on it.
+    destroyed unsaved and the chain that does it is returned; boxes of it that are stranded go with it. One that is still
+    being provisioned is stopped, and one that falls asleep too where it is discarded; otherwise it is refused while a
+    chain is at work on it.
     """
     now = now or timezone.now()
     instance.refresh_from_db()
@@ -303,8 +307,19 @@ def snapshot_needed(snapshot: Snapshot) -> str | None:
         InstanceState.HIBERNATING,
         InstanceState.LOST,
     )
-    sleeper = Instance.objects.filter(snapshot=snapshot, state__in=states).first()
-    if sleeper is not None:
+    sleepers = Instance.objects.filter(pk=snapshot.instance_ref, state__in=states)
+    sleeper = sleepers.select_related("snapshot").first()
+    if sleeper is not None and _wakes_from(sleeper, snapshot):
         return f"{sleeper.name} is {sleeper.state} on it"
     going = Box.objects.filter(safe_snapshot=snapshot, state=BoxState.DESTROYING).first()
     return f"box {going.pk} is being destroyed on its strength" if going is not None else None
+
+
+def _wakes_from(sleeper: Instance, snapshot: Snapshot) -> bool:
+    """Whether it would be woken from this generation. A damaged one its owner may let go for an older one that is whole."""
+    asleep = sleeper.state in (InstanceState.HIBERNATED, InstanceState.LOST)
+    if sleeper.snapshot_id == snapshot.pk:
+        return not (
+            asleep and snapshot.state == SnapshotState.DAMAGED and verified_latest(sleeper.pk) is not None
+        )
+    return asleep and generation_of(sleeper) == snapshot

@@ -85,7 +85,7 @@ def wake_stop(instance: Instance, *, by: str, now: datetime | None = None) -> Ch
 
 
 def _begin(instance: Instance, reason: Reason, wishes: dict[str, str], *, by: str, now: datetime) -> Chain:
-    generation = _generation(instance)
+    generation = generation_of(instance)
     if instance.state in ASLEEP and generation is None:
         raise TransitionRefused(
             f"instance {instance.pk} has no verified generation to wake from",
@@ -115,7 +115,7 @@ def _begin(instance: Instance, reason: Reason, wishes: dict[str, str], *, by: st
     )
 
 
-def _generation(instance: Instance) -> Snapshot | None:
+def generation_of(instance: Instance) -> Snapshot | None:
     """The generation that it sleeps on, also where the store is said to have lost some of it (the chain looks again);
     where its owner let that go, the newest that is left."""
     own = instance.snapshot
