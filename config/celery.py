@@ -60,7 +60,11 @@ app.conf.update(
     task_default_exchange=TICK,
     task_default_routing_key=TICK,
     task_create_missing_queues=False,
-    task_routes={"core.chains.*": {"queue": CHAINS}},
+    # Whatever asks a provider may wait for it; what agents post is stored by the other queue meanwhile.
+    task_routes={
+        "core.chains.*": {"queue": CHAINS},
+        "hibernation.account_reconcile": {"queue": CHAINS},
+    },
     timezone="UTC",
     beat_scheduler="config.beat:LeasedScheduler",
     beat_max_loop_interval=1,  # seconds; the shortest tick is one
