@@ -103,5 +103,5 @@ def test_one_that_is_being_provisioned_is_given_up_and_its_box_goes(world: World
     assert len(world.rented()) == 1
     assert instance_delete(instance, discard=False, by="alice", now=world.now()) is None
     assert instance_state(instance) == InstanceState.DELETED
-    world.reconcile(times=3)
+    world.reconcile(times=4)
     assert (world.box(instance).state, world.rented()) == (BoxState.GONE, [])
