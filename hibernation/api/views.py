@@ -27,10 +27,10 @@ from hibernation.api import serializers as s
 from hibernation.models import Box, Instance
 from hibernation.policy import to_json
 from hibernation.providers.registry import provider_kinds
-from hibernation.services.hibernate import instance_hibernate
 from hibernation.services.instances import instance_create, instance_delete, instance_keep_awake
 from hibernation.services.policies import config_set, policy_resolved
 from hibernation.services.schedules import schedule_set
+from hibernation.services.sleep import instance_sleep
 from hibernation.services.stranded import stranded_discard_all
 from hibernation.services.wake import instance_wake, wake_estimate
 from hibernation.states import INSTANCE
@@ -152,12 +152,12 @@ class InstanceViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets
     @extend_schema(tags=["instances"], request=None, responses={202: s.StartedSerializer, 409: REFUSED})
     @action(detail=True, methods=["post"])
     def hibernate(self, request: Request, pk: str) -> Response:
-        """Put it to sleep now: snapshot, verify, then destroy the box. A running job stops it; a busy GPU does not."""
+        """Put it to sleep now: snapshot, verify, then destroy the box. A running job stops it; a busy GPU does not.
+
+        One that is waking sleeps on: the wake is stopped and its new box given up.
+        """
         instance = self.get_object()
-        by = actor(request)
-        chain = instance_hibernate(
-            instance, reason=because("hibernate_asked", by=by), by=by, now=timezone.now()
-        )
+        chain = instance_sleep(instance, by=actor(request), now=timezone.now())
         return self._started(instance, chain)
 
     @extend_schema(

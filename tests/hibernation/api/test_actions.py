@@ -189,6 +189,16 @@ def test_it_is_put_to_sleep_when_its_owner_asks(api: Any, alice: Any) -> None:
     refused(api.post(f"/api/instances/{instance.pk}/hibernate"), 409)
 
 
+def test_one_that_is_waking_sleeps_on_when_its_owner_asks(api: Any, alice: Any) -> None:
+    instance = asleep_of(alice)
+    assert api.post(f"/api/instances/{instance.pk}/wake").status_code == 202
+    answer = api.post(f"/api/instances/{instance.pk}/hibernate")
+    assert answer.status_code == 202
+    assert answer.json()["status"] == "hibernated"
+    wake = Chain.objects.get()
+    assert (wake.kind, wake.state) == ("wake", "aborted")
+
+
 def test_keep_awake_holds_and_zero_lifts_the_hold(api: Any, alice: Any) -> None:
     instance = instance_of(alice)
     held = api.post(f"/api/instances/{instance.pk}/keep-awake", {"minutes": 30}).json()
