@@ -60,7 +60,6 @@ register(
         "box_went": "box {box} vanished while it was starting",
         "restoring": "restoring generation {generation}",
         "agent_silent_restoring": "its agent has been silent for {minutes:g} minutes in the middle of the restore",
-        "worker_is_revoked": "its worker {worker} was revoked: its identity counts for nothing any more",
         "restore_mismatch": "the agent restored something else than generation {generation}",
         "wake_gave_up": "{tried} boxes were tried: {why}",
         "resuming": "running what starts on wake",

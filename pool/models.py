@@ -155,7 +155,9 @@ class Worker(Stateful):
         ordering = ["name"]
         constraints = [
             models.UniqueConstraint(
-                fields=["instance_ref"], condition=~Q(instance_ref=""), name="worker_one_per_instance"
+                fields=["instance_ref"],
+                condition=~Q(instance_ref="") & ~Q(state=WorkerState.REVOKED),
+                name="worker_one_per_instance",
             ),
             models.UniqueConstraint(
                 fields=["account", "name"],

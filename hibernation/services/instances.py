@@ -22,6 +22,7 @@ from hibernation.services import policies
 from hibernation.services.boxes import worker_locked
 from hibernation.services.hibernate import KIND as HIBERNATE
 from hibernation.services.hibernate import hibernation_stop
+from hibernation.services.identity import worker_furnish
 from hibernation.services.stranded import stranded_discard_all
 from hibernation.services.wake import generation_of
 from hibernation.states import ASLEEP, AWAKE, BoxState, InstanceState
@@ -94,17 +95,7 @@ def instance_create(
 
 def _furnish(instance: Instance, *, reason: Reason, by: str, now: datetime) -> None:
     """Its worker, its schedule, its first event, and the chain that rents its box."""
-    policy = policies.policy_resolved(instance).policy
-    instance.worker = workers.worker_create(
-        account=instance.account,
-        name=f"{instance.name} · {instance.pk}"[:80],
-        instance_ref=instance.pk,
-        owner=instance.owner,
-        slots=0,
-        check_interval_s=policy.check_interval_seconds,
-        now=now,
-    )
-    instance.save(update_fields=["worker"])
+    worker_furnish(instance, now=now)
     policies.policies_apply(Instance.objects.filter(pk=instance.pk), now=now)
     event_add(instance, "created", reason=reason, by=by, now=now, to_state=InstanceState.PROVISIONING)
     chains.chain_start(

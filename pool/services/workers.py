@@ -43,11 +43,11 @@ def worker_create(
     """The one worker of a rented instance: an identity that its boxes take up one after the other, by enrolment.
 
     Only `owner` (the account's, where none is given) and operators see it, and it takes only jobs that name the
-    instance. Asking again for the same instance returns the worker that it has. Raises Invalid where the account has
+    instance. Asking again for the same instance returns the worker that it has, unless that was revoked. Raises Invalid where the account has
     another worker of that name.
     """
     now = now or timezone.now()
-    found = Worker.objects.filter(instance_ref=instance_ref).first()
+    found = _of_instance(instance_ref)
     if found is not None:
         return found
     reason = because("worker_created", instance=instance_ref)
@@ -67,13 +67,17 @@ def worker_create(
             )
             event_add(worker, "worker_created", reason=reason, now=now, to_state=WorkerState.OFFLINE)
     except IntegrityError as error:
-        found = Worker.objects.filter(instance_ref=instance_ref).first()
+        found = _of_instance(instance_ref)
         if found is not None:
             return found
         raise Invalid(
             f"account {account} has a worker {name!r} already", hint="choose another name"
         ) from error
     return worker
+
+
+def _of_instance(instance_ref: str) -> Worker | None:
+    return Worker.objects.filter(instance_ref=instance_ref).exclude(state=WorkerState.REVOKED).first()
 
 
 def worker_drain(worker: Worker, *, reason: Reason, by: str = "", now: datetime | None = None) -> None:
