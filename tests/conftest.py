@@ -29,7 +29,9 @@ DATABASE_FIXTURES = {"db", "transactional_db", "django_db_setup", "live_server"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--database-only", action="store_true", help="only tests that touch the database")
+    parser.addoption(
+        "--database-only", action="store_true", help="only tests that touch the database, and no slow ones"
+    )
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -52,14 +54,20 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Installations first. --database-only: what is worth a second run on another database."""
+    """Installations first. --database-only: what is worth a second run on another database.
+
+    That is one test of each kind; what is slow goes through the same queries many times.
+    """
     items.sort(key=lambda item: not item.nodeid.startswith(INSTALLATIONS))
     if not config.getoption("--database-only"):
         return
     chosen = [
         item
         for item in items
-        if item.get_closest_marker("django_db") or DATABASE_FIXTURES & set(getattr(item, "fixturenames", ()))
+        if (
+            item.get_closest_marker("django_db") or DATABASE_FIXTURES & set(getattr(item, "fixturenames", ()))
+        )
+        and not item.get_closest_marker("slow")
     ]
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     items[:] = chosen
