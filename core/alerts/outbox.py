@@ -33,8 +33,8 @@ TOGETHER = 500
 LEASE = timedelta(minutes=2)
 """How long whoever sends has a message to itself; longer than any channel's own time limits."""
 
-BACK_OFF_S = (30, 120, 600, 1_800, 3_600, 7_200, 14_400, 28_800, 28_800)
-"""How long to wait after the first, second, … failed attempt; a day or so in all, then it is given up."""
+BACK_OFF_S = (30, 120, 600, 1_800, 3_600, 7_200, 14_400, 28_800, 30_000)
+"""How long to wait after the first, second, … failed attempt; a day in all, then it is given up."""
 
 BUDGET_S = 100.0
 """One run begins no further message after this long; the next run is seconds away."""
