@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 
-from django.db.models import F, QuerySet, Sum
+from django.db.models import QuerySet, Sum
 
 from pool.models import Account, Sample, UtilisationHour, UtilisationMinute, Worker, WorkerDay
 from pool.models_history import UtilisationBucket
@@ -43,12 +43,12 @@ def accounts_use(accounts: Iterable[Account], *, days: int, now: datetime) -> li
     found = {account.pk: AccountUse(account=account) for account in accounts}
     rows = (
         WorkerDay.objects.filter(day__gt=_before(now, days), worker__account__in=list(found))
-        .values_list(account=F("worker__account"), on=F("day"))
-        .annotate(used_s=Sum("used_s"))
-        .order_by("on")
+        .values_list("worker__account", "day")
+        .annotate(hours=Sum("used_s") / 3600)
+        .order_by("day")
     )
-    for account_id, day, used_s in rows:
-        found[account_id].days.append((day, used_s / 3600))
+    for account_id, day, hours in rows:
+        found[account_id].days.append((day, hours))
     return list(found.values())
 
 
