@@ -127,8 +127,17 @@ def _url(text: str) -> str:
 
 
 def _health_url(text: str) -> str:
-    parts = urlsplit(text.strip())
-    if parts.scheme not in ("http", "https") or not parts.hostname or not parts.path.endswith("/health"):
+    try:
+        parts = urlsplit(text.strip())
+        known = parts.port is None or parts.port > 0
+    except ValueError:
+        known = False
+    if (
+        not known
+        or parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or not parts.path.endswith("/health")
+    ):
         raise UsageError(
             f"--health-url {text!r} is not the address of a /health",
             hint="like https://gpu.example.org/health",
