@@ -13,7 +13,7 @@ from core.reasons import because, words
 from core.ticks import resumed_at
 from pool.models import Account, Job, Worker
 from pool.quota import MONEY, SESSION, WEEK, Reading, reading
-from pool.services.attempts import DISPATCH_TICK
+from pool.services.bell import DISPATCH_TICK
 from pool.spend import Spend, spend_of
 from pool.states import LISTENING, JobState, WorkerState
 from pool.usage import limits_of, readings, week_used_h, workers_lean

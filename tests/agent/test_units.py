@@ -44,7 +44,11 @@ def test_options_come_from_the_command_line_before_the_environment(tmp_path: Pat
         (["run", "--health-url", "gpu.example.org/health"], {}, "is not the address of a /health"),
         (["run"], {"DORMOUSE_HEALTH_URL": "https://gpu.example.org/"}, "is not the address of a /health"),
         (["run", "--health-url", "https://a:b@gpu.example.org/health"], {}, "has a user"),
-        (["run", "--health-url", "https://gpu.example.org:99999/health"], {}, "is not the address of a /health"),
+        (
+            ["run", "--health-url", "https://gpu.example.org:99999/health"],
+            {},
+            "is not the address of a /health",
+        ),
         (["run", "--session-started", "yesterday"], {}, "is not a time"),
         (["run"], {"AGENT_LOG": "loud"}, "is not a log level"),
         (["run"], {"AGENT_BACKOFF_CAP_S": "0"}, "is not a number of seconds"),

@@ -19,7 +19,7 @@ from pool.models import Account, AccountWeek, Job, Worker
 from pool.quota import week_start
 from pool.services.accounts import account_create
 from pool.services.alerting import LOST_SHOWN, queue_stuck, quotas_near, workers_lost
-from pool.services.attempts import DISPATCH_TICK
+from pool.services.bell import DISPATCH_TICK
 from pool.services.jobs import jobs_dispatch
 from pool.services.submission import JobSpec, job_submit
 from pool.services.workers import worker_heard, worker_lost, worker_revoke
