@@ -361,6 +361,7 @@ def test_nothing_of_a_webhooks_path_reaches_the_log(
     assert "not sent" in caplog.text and "s3cret" not in caplog.text
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what it imports
 def test_apprise_tells_whom_it_knows(watch: Watch, told: Told, hook: Hook) -> None:
     pytest.importorskip("apprise")
     told(apprise=[hook.url.replace("http://", "json://")], mail=False)

@@ -129,7 +129,7 @@ def test_adding_takes_the_same_statements_for_any_number(
     for worker in workers:
         readings(worker, *((30 * step, 1.0) for step in range(20)))
     savepoint = 2 if connection.in_atomic_block else 0
-    with django_assert_num_queries(6 + savepoint):
+    with django_assert_num_queries(7 + savepoint):
         assert utilisation_add() == 100
 
 
