@@ -68,7 +68,7 @@ def run(count: int, jobs: int, database: str) -> None:
     from core.alerts import causes
     from core.alerts.checking import source_check
     from core.models import Alert, TickRun
-    from pool.models import Job, Sample, UtilisationMinute, Worker
+    from pool.models import Job, Sample, Session, UtilisationMinute, Worker
     from pool.services import alerting, history, interrogation
     from pool.services.accounts import account_create
     from pool.services.bell import DISPATCH_TICK
@@ -86,6 +86,10 @@ def run(count: int, jobs: int, database: str) -> None:
             Worker(account=account, name=f"w{n}", epoch=1, state=WorkerState.ONLINE, state_since=now)
             for n in range(count)
         ),
+        batch_size=2_000,
+    )
+    Session.objects.bulk_create(
+        (Session(worker=worker, epoch=1, started_at=now, runtime_s=3600) for worker in Worker.objects.all()),
         batch_size=2_000,
     )
     ids = list(Worker.objects.order_by("pk").values_list("pk", flat=True))
@@ -140,7 +144,7 @@ def run(count: int, jobs: int, database: str) -> None:
     )
     source = {one.name: one for one in causes.sources()}["pool.workers"]
     line(
-        "open 500 alerts, all workers are lost",
+        "open 200 alerts, all workers are lost",
         [timed(lambda: source_check(source, now=now)) for _ in range(3)],
     )
     while source_check(source, now=now):
@@ -151,7 +155,7 @@ def run(count: int, jobs: int, database: str) -> None:
         [timed(lambda: source_check(source, now=now)) for _ in range(RUNS)],
     )
     Worker.objects.update(state=WorkerState.ONLINE)
-    line("resolve 500 alerts", [timed(lambda: source_check(source, now=now)) for _ in range(3)])
+    line("resolve 200 alerts", [timed(lambda: source_check(source, now=now)) for _ in range(3)])
 
 
 def timed(do: Callable[[], object]) -> float:

@@ -21,7 +21,7 @@ from core.transitions import advance, event_add
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 500
+AT_ONCE = 200
 """Alerts of one source that one run opens, and as many that it resolves: the next run is seconds away."""
 
 SOON = timedelta(minutes=30)

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from django.conf import settings
-from django.db.models import Count, Min
+from django.db.models import Count, F, Min, QuerySet
 
 from core.alerts.causes import Finding, Severity, register_source
 from core.reasons import because, words
 from core.ticks import resumed_at
-from pool.models import Account, Job, Worker
+from pool.models import Account, Job, Session, Worker
 from pool.quota import MONEY, SESSION, WEEK, Reading, reading
 from pool.services.bell import DISPATCH_TICK
 from pool.spend import Spend, spend_of
@@ -38,23 +38,12 @@ IN_VAIN = (
 
 def workers_lost(now: datetime) -> Iterator[Finding]:
     """Workers that have gone silent and that nobody has heard, enrolled anew or revoked since."""
-    lost = Worker.objects.filter(state=WorkerState.LOST, state_since__gt=now - LOST_SHOWN)
-    for worker in lost.select_related("account").only(
-        "name",
-        "owner_id",
-        "reason_code",
-        "reason_params",
-        "account__kind",
-        "account__label",
-        "account__owner_id",
-    ):
-        reason = because(
-            "worker_is_lost",
-            worker=worker.name,
-            account=str(worker.account),
-            why=words(worker.reason_code, worker.reason_params),
-        )
-        yield Finding(reason, Worker.SUBJECT, worker.pk, worker.event_owner_id())
+    lost = Worker.objects.filter(state=WorkerState.LOST, state_since__gt=now - LOST_SHOWN).values_list(
+        "pk", "name", "owner_id", "account__owner_id", "account__kind", "account__label", "reason_code", "reason_params"
+    )  # fmt: skip
+    for pk, name, owner_id, account_owner_id, kind, label, code, params in lost:
+        reason = because("worker_is_lost", worker=name, account=f"{kind} {label}", why=words(code, params))
+        yield Finding(reason, Worker.SUBJECT, pk, owner_id or account_owner_id)
 
 
 def quotas_near(now: datetime) -> Iterator[Finding]:
@@ -65,14 +54,19 @@ def quotas_near(now: datetime) -> Iterator[Finding]:
         if one.percent >= 100:
             reason = because("account_exhausted", who=str(account), figures=one.figures())
             yield Finding(reason, "account", account.pk, account.owner_id)
-    with_sessions = [account.pk for account in accounts if account.session_shutdown_h is not None]
-    workers = workers_lean(Worker.objects.filter(account__in=with_sessions, state__in=LISTENING))
+    workers = workers_lean(Worker.objects.filter(pk__in=_sessions_near()))
     read = readings(workers, now=now)
     for worker in workers:
         if read[worker.pk].model == SESSION:
-            yield from _levels(
-                read[worker.pk], f"worker {worker.name}", Worker.SUBJECT, worker.pk, worker.event_owner_id()
-            )
+            who = f"worker {worker.name}"
+            yield from _levels(read[worker.pk], who, Worker.SUBJECT, worker.pk, worker.event_owner_id())
+
+
+def _sessions_near() -> QuerySet[Session]:
+    """Ids of the workers whose present session is at the lowest level or beyond: a handful of thousands."""
+    near_s = F("worker__account__session_shutdown_h") * 3600.0 * LEVELS[0][0] / 100
+    running = Session.objects.filter(worker__state__in=LISTENING, epoch=F("worker__epoch"))
+    return running.filter(worker__account__enabled=True, runtime_s__gte=near_s).values("worker_id")
 
 
 def queue_stuck(now: datetime) -> Iterator[Finding]:

@@ -126,9 +126,9 @@ def test_the_number_of_accounts_and_workers_costs_no_query(
     colab = account_create(owner=alice, kind="colab", label="c")
     for number in range(10):
         account_create(owner=alice, kind="kaggle", label=f"k{number}")
-        enrol(f"w{number}", into=colab)
+        enrol(f"w{number}", into=colab, runtime_h=9.0)
     with django_assert_num_queries(5):
-        list(quotas_near(NOON))
+        assert len(list(quotas_near(NOON))) == 10
 
 
 # -- the queue ------------------------------------------------------------------------------------------------------
