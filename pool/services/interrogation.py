@@ -14,7 +14,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F
+from django.db.models import F, Q
 from django.utils import timezone
 
 from agent import wire
@@ -37,6 +37,9 @@ TASK = "pool.interrogation.ask"
 
 ASK_AGAIN = timedelta(minutes=1)
 """A worker that is late is asked by the beat this often at most, and by people every few seconds."""
+
+LOST_ASKED = timedelta(minutes=10)
+"""A worker that has just been lost is still asked: one that posts every few seconds is lost before anybody could."""
 
 PEOPLE_AGAIN = timedelta(seconds=5)
 
@@ -128,7 +131,8 @@ def interrogations_tick(*, now: datetime) -> int:
 
 def late(*, now: datetime) -> list[Worker]:
     """Workers whose posts are overdue and that were not asked within ASK_AGAIN, those that were never asked first."""
-    rows = Worker.objects.filter(state__in=(WorkerState.SUSPECT, WorkerState.DRAINING), due_at__isnull=False)
+    silent = Q(state__in=(WorkerState.SUSPECT, WorkerState.DRAINING), due_at__isnull=False)
+    rows = Worker.objects.filter(silent | Q(state=WorkerState.LOST, state_since__gt=now - LOST_ASKED))
     rows = rows.exclude(interrogation__asked_at__gt=now - ASK_AGAIN)
     rows = rows.order_by(F("interrogation__asked_at").asc(nulls_first=True), "pk")
     return [worker for worker in rows[: 5 * AT_ONCE] if _is_overdue(worker, now)][:AT_ONCE]
@@ -137,7 +141,7 @@ def late(*, now: datetime) -> list[Worker]:
 def _is_overdue(worker: Worker, now: datetime) -> bool:
     """A draining worker keeps that state while its posts are missing."""
     seen_at = worker.last_seen_at or worker.state_since
-    return worker.state == WorkerState.SUSPECT or now > overdue_at(
+    return worker.state != WorkerState.DRAINING or now > overdue_at(
         seen_at, check_interval_s=worker.check_interval_s
     )
 

@@ -122,6 +122,14 @@ def test_a_draining_worker_that_is_late_is_asked_and_one_that_is_not_is_left_alo
     assert [worker.pk for worker in late(now=NOON)] == [silent.pk]
 
 
+def test_one_that_has_just_been_lost_is_asked_and_one_that_was_lost_long_ago_is_not(
+    late_one: Callable[..., Worker],
+) -> None:
+    fresh = late_one("fresh", state=WorkerState.LOST, due_at=None, state_since=at(-60))
+    late_one("old", state=WorkerState.LOST, due_at=None, state_since=at(-3600))
+    assert [worker.pk for worker in late(now=NOON)] == [fresh.pk]
+
+
 def test_those_that_were_never_asked_come_first(
     late_one: Callable[..., Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
