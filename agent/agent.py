@@ -162,6 +162,7 @@ class Agent:
             machine=Machine(self._options.workspace or self._state_dir),
             dispatcher=dispatcher,
             max_session_hours=lambda: self._settings.max_session_hours,
+            health_url=self._options.health_url,
             on_superseded=self._requests.refuse,
             backoff_cap_s=self._options.backoff_cap_s,
         )

@@ -53,6 +53,7 @@ class StatusLoop(threading.Thread):
         machine: Machine,
         dispatcher: Dispatcher,
         max_session_hours: Callable[[], float | None],
+        health_url: str,
         on_superseded: Callable[[Superseded], None],
         backoff_cap_s: float,
     ) -> None:
@@ -64,6 +65,7 @@ class StatusLoop(threading.Thread):
         self._machine = machine
         self._dispatcher = dispatcher
         self._max_session_hours = max_session_hours
+        self._health_url = health_url
         self._on_superseded = on_superseded
         self._backoff = Backoff(cap_s=backoff_cap_s)
         self._wake = threading.Event()
@@ -157,6 +159,7 @@ class StatusLoop(threading.Thread):
             disk_free_bytes=machine.disk_free_bytes,
             sessions={} if machine.ssh_sessions is None else {"ssh": machine.ssh_sessions},
             jobs=held,
+            health_url=self._health_url,
         )
         log.info(
             "worker=%s reading util=%s status=%s jobs=%d session=%.2fh",

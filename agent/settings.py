@@ -20,7 +20,7 @@ BACKOFF_CAP_S = 30.0
 
 _EPILOG = """\
 environment: DORMOUSE_URL, DORMOUSE_JOIN_TOKEN (keeps the token out of the process list), DORMOUSE_AGENT_DIR,
-DORMOUSE_WORKSPACE, DORMOUSE_AGENT_NAME, DORMOUSE_PROVIDER, DORMOUSE_SESSION_STARTED, AGENT_LOG=debug|info|warning,
+DORMOUSE_WORKSPACE, DORMOUSE_AGENT_NAME, DORMOUSE_PROVIDER, DORMOUSE_SESSION_STARTED, DORMOUSE_HEALTH_URL, AGENT_LOG=debug|info|warning,
 AGENT_BACKOFF_CAP_S (longest wait between two tries, default 30). exit codes: 0 ended as asked, 2 wrong usage,
 3 refused: a newer box has taken over or the worker was revoked, 4 cannot enrol.
 """
@@ -37,6 +37,7 @@ class Options:
     state_dir: Path
     workspace: Path | None
     health_port: int
+    health_url: str
     session_started: datetime | None
     probe: str
     backoff_cap_s: float
@@ -73,6 +74,8 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Options:
     run.add_argument(
         "--health-port", default="0", metavar="P", help="port of GET /health on 127.0.0.1 (0: a free one)"
     )
+    run.add_argument("--health-url", default=environ.get("DORMOUSE_HEALTH_URL", ""), metavar="URL",
+                     help="where the control plane reaches that /health, if it can: a tunnel's address, say")  # fmt: skip
     run.add_argument("--session-started", default=environ.get("DORMOUSE_SESSION_STARTED", ""), metavar="RFC3339",
                      help="when the provider's session began (default: the first start on this machine)")  # fmt: skip
     run.add_argument("--probe", default="auto", choices=PROBES, help="how GPUs are read (default auto)")
@@ -90,6 +93,7 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Options:
         state_dir=Path(found.state_dir or Path.home() / ".dormouse-agent").expanduser().absolute(),
         workspace=Path(found.workspace).expanduser().absolute() if found.workspace else None,
         health_port=_port(found.health_port),
+        health_url=_health_url(found.health_url) if found.health_url else "",
         session_started=_time(found.session_started) if found.session_started else None,
         probe=found.probe,
         backoff_cap_s=_seconds(environ.get("AGENT_BACKOFF_CAP_S", ""), default=BACKOFF_CAP_S),
@@ -120,6 +124,30 @@ def _url(text: str) -> str:
             hint="give scheme, host and port only",
         )
     return f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/")
+
+
+def _health_url(text: str) -> str:
+    try:
+        parts = urlsplit(text.strip())
+        known = parts.port is None or parts.port > 0
+    except ValueError:
+        known = False
+    if (
+        not known
+        or parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or not parts.path.endswith("/health")
+    ):
+        raise UsageError(
+            f"--health-url {text!r} is not the address of a /health",
+            hint="like https://gpu.example.org/health",
+        )
+    if parts.username or parts.query or parts.fragment or len(text) > 200:
+        raise UsageError(
+            "--health-url has a user, a query or a fragment, or is longer than 200 characters",
+            hint="give scheme, host, port and path only",
+        )
+    return text.strip()
 
 
 def _port(text: str) -> int:

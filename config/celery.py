@@ -60,10 +60,13 @@ app.conf.update(
     task_default_exchange=TICK,
     task_default_routing_key=TICK,
     task_create_missing_queues=False,
-    # Whatever asks a provider may wait for it; what agents post is stored by the other queue meanwhile.
+    # What waits for a network, or moves many rows, must not hold up the ticks that store what agents post.
     task_routes={
         "core.chains.*": {"queue": CHAINS},
+        "core.alerts.*": {"queue": CHAINS},
         "hibernation.account_reconcile": {"queue": CHAINS},
+        "pool.history.*": {"queue": CHAINS},
+        "pool.interrogation.*": {"queue": CHAINS},
     },
     timezone="UTC",
     beat_scheduler="config.beat:LeasedScheduler",

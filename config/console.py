@@ -51,6 +51,7 @@ NAVIGATION = [
     ),
     _group(
         _("What happened"),
+        _item(_("Alerts"), "notifications_active", "core_alert"),
         _item(_("Events"), "history", "core_event"),
         _item(_("Chains"), "sync_alt", "core_chain"),
         _item(_("Dispatches"), "notifications", "pool_dispatch"),

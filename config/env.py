@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote
 
+from config.env_alerts import Alerts, alerts_read, health_places_read, private_networks_read
 from config.keyfile import Secrets, secrets_read
 from config.paths import VALKEY_SOCKET, data_dir, run_dir
 from config.reader import Problem, Reader
+from core.places import Network, Place
 
 POSTGRES = ("postgres", "postgresql")
 REDIS = ("redis", "rediss", "unix")
@@ -71,6 +73,9 @@ class Env:
     beat_lease_s: float
     agent_transport: str
     local_agents: int
+    private_networks: tuple[Network, ...]
+    health_places: tuple[Place, ...]
+    alerts: Alerts
     secrets: Secrets
     problems: tuple[Problem, ...]
 
@@ -97,6 +102,7 @@ def env_read(environ: Mapping[str, str]) -> Env:
                 "DORMOUSE_DEMO",
                 f"is on while {name} names {place}, and there anyone could sign in as admin/admin: unset one of them",
             )
+    private = private_networks_read(reader)
     return Env(
         data_dir=data,
         run_dir=sockets,
@@ -127,6 +133,9 @@ def env_read(environ: Mapping[str, str]) -> Env:
         local_agents=reader.whole(
             "DORMOUSE_LOCAL_AGENTS", 3, low=0, high=16, unit="a number of workers", id="E014"
         ),
+        private_networks=private,
+        health_places=health_places_read(reader),
+        alerts=alerts_read(reader, private=private, public_host=host),
         secrets=secrets_read(reader, data),
         problems=tuple(reader.problems),
     )

@@ -31,9 +31,17 @@ class Tick:
 TICKS = (
     Tick("core.chains_tick", 5, "rings the chains that are due; a lost doorbell costs no more than this"),
     Tick("config.chains_pulse", 5, "shows /readyz that the queue of chains is served", queue="chains"),
+    Tick(
+        "core.alerts_tick",
+        15,
+        "compares what is wrong with the alerts that stand; minutes matter, seconds don't",
+    ),
+    Tick("core.alerts.deliver", 15, "sends what is due again, should a doorbell have been lost"),
     Tick("pool.intake_tick", 1, "drains the agents' status posts; a console that lags by more looks broken"),
     Tick("pool.dispatch_tick", 2, "offers queued jobs to workers, should a doorbell have been lost"),
     Tick("pool.workers_tick", 5, "finds silent workers, expired leases and sessions near their limit"),
+    Tick("pool.interrogation.tick", 10, "asks workers whose posts are overdue before they count as lost"),
+    Tick("pool.history.tick", 30, "adds new readings to the history, and lets old ones go in small batches"),
     Tick(
         "hibernation.verdicts_tick",
         2,

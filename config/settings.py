@@ -30,6 +30,9 @@ AGENT_TRANSPORT = ENV.agent_transport
 DEMO = ENV.demo
 TRUSTED_PROXIES = ENV.trusted_proxies
 
+HEALTH_PLACES = ENV.health_places
+PRIVATE_NETWORKS = ENV.private_networks
+
 BEAT_LEASE_S = ENV.beat_lease_s
 """How long a beat leads without a sign of life; a killed one is replaced within this and one look (2 s)."""
 
@@ -222,6 +225,7 @@ SPECTACULAR_SETTINGS = {
     "SERVE_INCLUDE_SCHEMA": False,
     "SERVE_PERMISSIONS": ["rest_framework.permissions.IsAuthenticated"],
     "COMPONENT_SPLIT_REQUEST": True,
+    "ENUM_NAME_OVERRIDES": {"AlertSeverityEnum": "core.models.Alert.SEVERITIES"},
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",
         "pool.api.gateway_schema.add_gateway_routes",
@@ -230,6 +234,25 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
 }
+
+# -- alerts ----------------------------------------------------------------------------------------
+
+ALERT_EMAILS = ENV.alerts.emails
+ALERT_WEBHOOKS = ENV.alerts.webhooks
+ALERT_WEBHOOK_SECRET = ENV.alerts.webhook_secret
+ALERT_APPRISE = ENV.alerts.apprise
+ALERT_LEAST_SEVERITY = ENV.alerts.least_severity  # of what the site is told; people choose for themselves
+ALERT_QUEUE_MINUTES = ENV.alerts.queue_minutes
+ALERT_MAIL = ENV.alerts.mail is not None
+
+EMAIL_BACKEND = f"django.core.mail.backends.{'smtp' if ENV.alerts.mail else 'dummy'}.EmailBackend"
+EMAIL_TIMEOUT = 10  # seconds
+if ENV.alerts.mail:
+    EMAIL_HOST, EMAIL_PORT = ENV.alerts.mail.host, ENV.alerts.mail.port
+    EMAIL_HOST_USER, EMAIL_HOST_PASSWORD = ENV.alerts.mail.user, ENV.alerts.mail.password
+    EMAIL_USE_TLS = ENV.alerts.mail.tls == "starttls"
+    EMAIL_USE_SSL = ENV.alerts.mail.tls == "implicit"
+    DEFAULT_FROM_EMAIL = ENV.alerts.mail.sender
 
 # -- language, time, files -------------------------------------------------------------------------
 

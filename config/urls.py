@@ -24,6 +24,7 @@ urlpatterns = [
     path("i18n/", include("django.conf.urls.i18n")),  # the language chooser of the console
     path("api/schema/", SpectacularAPIView.as_view(), name="schema"),
     path("api/docs/", SpectacularSwaggerSplitView.as_view(url_name="schema"), name="docs"),
+    path("api/", include("core.alerts.urls")),
     path("api/", include("pool.api.urls")),
     path("api/", include("hibernation.api.urls")),
     path("api/", include("snapshots.api.urls")),

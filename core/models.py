@@ -1,4 +1,4 @@
-"""Rows that every app stands on: events, chains, locks, ticks, API tokens."""
+"""Rows that every app stands on: events, chains, locks, ticks, API tokens, alerts."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from django.db.models import F, Q
 from django.utils import timezone
 from django.utils.translation import gettext
 
+from core.alerts.states import ALERT, AlertState
 from core.chain_states import CHAIN, ChainState
 from core.ids import new_id
 from core.reasons import Reason, words
@@ -19,6 +20,10 @@ from core.states import StateTable
 
 def chain_id() -> str:
     return new_id("c")
+
+
+def alert_id() -> str:
+    return new_id("al")
 
 
 class WithReason(models.Model):
@@ -232,3 +237,119 @@ class ApiToken(models.Model):
 
     def valid(self, *, now: datetime) -> bool:
         return self.revoked_at is None and self.expires_at > now
+
+
+class Alert(Stateful):
+    """Something that a person should know. One stands for each cause and subject; it resolves when its cause has gone.
+
+    cause and params: the sentence, as it was when the alert was opened. owner: whose business it is besides the site's.
+    """
+
+    TABLE = ALERT
+    SUBJECT = "alert"
+
+    SEVERITIES = (("info", "info"), ("warning", "warning"), ("critical", "critical"))
+
+    id = models.CharField(primary_key=True, max_length=24, default=alert_id, editable=False)
+    cause = models.CharField(max_length=40)
+    params = models.JSONField(default=dict, blank=True)
+    severity = models.CharField(max_length=8, choices=SEVERITIES)
+    subject_type = models.CharField(max_length=16)
+    subject_id = models.CharField(max_length=80)
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="alerts"
+    )
+    opened_at = models.DateTimeField(default=timezone.now)
+    acknowledged_at = models.DateTimeField(null=True, blank=True)
+    acknowledged_by = models.CharField(max_length=150, blank=True, default="")
+    resolved_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["-opened_at"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["cause", "subject_type", "subject_id"],
+                condition=Q(resolved_at__isnull=True),
+                name="alert_one_standing_per_cause_and_subject",
+            ),
+            models.CheckConstraint(
+                condition=Q(state=AlertState.RESOLVED, resolved_at__isnull=False)
+                | (~Q(state=AlertState.RESOLVED) & Q(resolved_at__isnull=True)),
+                name="alert_stands_until_it_is_resolved",
+            ),
+            models.CheckConstraint(
+                condition=~Q(state=AlertState.ACKNOWLEDGED)
+                | (Q(acknowledged_at__isnull=False) & ~Q(acknowledged_by="")),
+                name="alert_acknowledged_by_somebody",
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["-opened_at"], name="alert_opened"),
+            models.Index(fields=["owner", "-opened_at"], name="alert_owner"),
+            models.Index(fields=["resolved_at"], name="alert_resolved"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.cause} {self.subject_type} {self.subject_id}"
+
+    @property
+    def message(self) -> str:
+        """What is wrong, in the reader's language."""
+        return words(self.cause, self.params, translate=gettext)
+
+    def event_data(self) -> dict[str, Any]:
+        return {"cause": self.cause, "subject": f"{self.subject_type} {self.subject_id}"}
+
+
+class AlertDelivery(models.Model):
+    """An alert's way to one recipient on one channel: there is exactly one, and it is tried until it is settled.
+
+    target: an e-mail address, or what names a webhook of the settings without its secrets. next_at: when it is tried
+    next, null once it was sent or given up. claim and lease_until: who is trying, and until when that counts.
+    """
+
+    alert = models.ForeignKey(Alert, on_delete=models.CASCADE, related_name="deliveries")
+    channel = models.CharField(max_length=12)
+    target = models.CharField(max_length=254)
+    next_at = models.DateTimeField(null=True, blank=True)
+    attempts = models.PositiveIntegerField(default=0)
+    claim = models.CharField(max_length=32, blank=True, default="", editable=False)
+    lease_until = models.DateTimeField(null=True, blank=True)
+    sent_at = models.DateTimeField(null=True, blank=True)
+    given_up_at = models.DateTimeField(null=True, blank=True)
+    error = models.CharField(max_length=300, blank=True, default="")
+
+    class Meta:
+        ordering = ["-id"]
+        verbose_name_plural = "alert deliveries"
+        constraints = [
+            models.UniqueConstraint(
+                fields=["alert", "channel", "target"], name="alert_delivery_one_per_recipient"
+            ),
+            models.CheckConstraint(
+                condition=Q(next_at__isnull=False, sent_at__isnull=True, given_up_at__isnull=True)
+                | Q(next_at__isnull=True, sent_at__isnull=False, given_up_at__isnull=True)
+                | Q(next_at__isnull=True, sent_at__isnull=True, given_up_at__isnull=False),
+                name="alert_delivery_is_due_sent_or_given_up",
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["next_at"], condition=Q(next_at__isnull=False), name="alert_delivery_due"),
+            models.Index(fields=["claim"], condition=~Q(claim=""), name="alert_delivery_claim"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.alert_id} by {self.channel} to {self.target}"
+
+
+class AlertPreference(models.Model):
+    """What a person wants to be mailed of her own alerts. Without a row: warnings and worse."""
+
+    user = models.OneToOneField(
+        settings.AUTH_USER_MODEL, primary_key=True, on_delete=models.CASCADE, related_name="alert_preference"
+    )
+    email = models.BooleanField(default=True)
+    least_severity = models.CharField(max_length=8, choices=Alert.SEVERITIES, default="warning")
+
+    def __str__(self) -> str:
+        return f"{self.user_id}: {self.least_severity if self.email else 'no mail'}"

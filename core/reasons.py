@@ -77,5 +77,7 @@ register(
         "step_retry": "{step} will be tried again: {error}",
         "chain_done": "every step is done",
         "operator": "an operator decided so: {note}",
+        "alert_cause_gone": "its cause has gone",
+        "alert_cause_back": "its cause came back soon after it had gone",
     }
 )

@@ -7,7 +7,8 @@ class PoolConfig(AppConfig):
 
     def ready(self) -> None:
         from core import agents
-        from pool import reasons  # noqa: F401  its codes are worded in every process
-        from pool.services import enrollment
+        from pool import reasons, reasons_alerts  # noqa: F401  their codes are worded in every process
+        from pool.services import alerting, enrollment
 
         agents.register_gate(enrollment.gate)
+        alerting.register()

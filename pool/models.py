@@ -14,6 +14,10 @@ from django.utils.translation import gettext_lazy as _
 from core.fields import SecretField
 from core.ids import new_id
 from core.models import Stateful
+from pool.models_history import UtilisationHour as UtilisationHour
+from pool.models_history import UtilisationMinute as UtilisationMinute
+from pool.models_history import WorkerDay as WorkerDay
+from pool.models_interrogation import Interrogation as Interrogation
 from pool.states import DISPATCH, JOB, OPEN, WORKER, DispatchState, JobState, WorkerState
 
 HAUNTING = {

@@ -61,6 +61,10 @@ register(
         "drain_stands": "it posted again, and the order to drain it still stands",
         "drain_taken_back": "the order to drain was taken back",
         "drain_over": "it drained for longer than {minutes:g} minutes",
+        "question_open": "it was asked by {way}",
+        "question_answered": "it answered",
+        "question_unanswered": "it did not answer",
+        "health_failed": "its health URL did not answer: {error}",
         "session_gap": "nothing was heard for {gap_h:.2f} h; its session went on and was counted",
     }
 )

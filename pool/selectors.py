@@ -72,7 +72,7 @@ class Shown:
 
 def workers_seen_by(user: Any) -> QuerySet[Worker]:
     """The workers that a person may see: those of the shared pool and her own; staff sees all."""
-    rows = Worker.objects.select_related("account", "owner")
+    rows = Worker.objects.select_related("account", "owner", "interrogation")
     return rows if user.is_staff else rows.filter(Q(owner=None) | Q(owner=user))
 
 

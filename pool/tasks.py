@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from celery import shared_task
+from django.utils import timezone
 
 from core.ticks import tick
-from pool.services import bell, intake, jobs, liveness
+from pool.services import bell, history, intake, interrogation, jobs, liveness
 
 
 @shared_task(name="pool.intake_tick")
@@ -27,3 +28,23 @@ def dispatch_tick() -> int:
 def workers_tick() -> int:
     """Every 5 s: silence, leases, unanswered bells. Two at once are safe: every move is one guarded UPDATE."""
     return liveness.workers_check()
+
+
+@shared_task(name="pool.interrogation.tick")
+def interrogation_tick() -> int:
+    """Every 10 s: asks who is late. Two at once are safe: whoever was just asked is not asked again."""
+    with tick("pool.interrogation.tick"):
+        return interrogation.interrogations_tick(now=timezone.now())
+
+
+@shared_task(name=interrogation.TASK)
+def interrogation_ask() -> int:
+    """Rung with each question by URL. Two at once are safe: each question is taken by one of them."""
+    return interrogation.urls_ask(now=timezone.now())
+
+
+@shared_task(name="pool.history.tick")
+def history_tick() -> int:
+    """Every 30 s. Two at once are safe: new readings are added by whoever moves the cursor."""
+    with tick("pool.history.tick"):
+        return history.history_keep(now=timezone.now())

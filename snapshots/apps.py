@@ -7,3 +7,6 @@ class SnapshotsConfig(AppConfig):
 
     def ready(self) -> None:
         from snapshots import reasons  # noqa: F401  (registers the sentences)
+        from snapshots.services import alerting
+
+        alerting.register()

@@ -79,7 +79,12 @@ class Snapshot(Stateful):
                 name="snapshot_verified_is_complete",
             ),
         ]
-        indexes = [models.Index(fields=["instance_ref", "state", "-generation"], name="snapshot_instance")]
+        indexes = [
+            models.Index(fields=["instance_ref", "state", "-generation"], name="snapshot_instance"),
+            models.Index(
+                fields=["state_since"], condition=Q(state=SnapshotState.DAMAGED), name="snapshot_damaged"
+            ),
+        ]
 
     def __str__(self) -> str:
         return f"{self.instance_ref} generation {self.generation}"

@@ -12,5 +12,6 @@ register(
         "snapshot_whole_again": "a later check found all {packs} packs",
         "snapshot_given_up": "the hibernation that asked for it was stopped",
         "snapshot_let_go": "let go by {by}",
+        "generation_is_damaged": "generation {generation} of {instance} is damaged in the store: {why}",
     }
 )

@@ -1,5 +1,5 @@
 """What every app's rows stand on, in the console: events, chains, people, tokens, sign-ins, ticks."""
 
-from core.admin import beat, people, records, sign_in
+from core.admin import alerts, beat, people, records, sign_in
 
-__all__ = ["beat", "people", "records", "sign_in"]
+__all__ = ["alerts", "beat", "people", "records", "sign_in"]

@@ -21,9 +21,11 @@ from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
 from core.admin_base import Dialog, NoteDialog, OperatedAdmin, ReadOnlyInline, shown_once
 from pool import selectors
+from pool.admin.interrogation import interrogation_shown
 from pool.models import Account, Session, Worker
 from pool.services import workers
 from pool.services.enrollment import enrollment_token_issue
+from pool.services.interrogation import worker_interrogate
 from pool.states import WorkerState
 
 COLOURS = {
@@ -78,7 +80,7 @@ class WorkerAdmin(OperatedAdmin):
     list_display = ["head", "status", "quota", "verdict", "slots_held", "gpu", "last_seen_at"]
     list_filter = [("state", ChoicesDropdownFilter), ("account__kind", ChoicesDropdownFilter)]
     search_fields = ["name", "=id", "=instance_ref"]
-    list_select_related = ["account", "owner"]
+    list_select_related = ["account", "owner", "interrogation"]
     inlines = [SessionInline]
     fields = [
         ("id", "name"),
@@ -89,12 +91,13 @@ class WorkerAdmin(OperatedAdmin):
         ("gpu_name", "gpu_count", "gpu_mem_bytes", "gpu_util"),
         ("epoch", "check_interval_s", "last_seen_at"),
         ("agent_version", "platform"),
-        ("health_url", "created_at"),
+        ("health_url", "answered"),
+        "created_at",
     ]
-    readonly_fields = ["id", "why", "quota", "verdict", "slots_held"]
+    readonly_fields = ["id", "why", "quota", "verdict", "slots_held", "answered"]
     actions_list = ["join"]
-    actions_row = ["drain", "undrain", "revoke"]
-    actions_detail = ["drain", "undrain", "revoke"]
+    actions_row = ["interrogate", "drain", "undrain", "revoke"]
+    actions_detail = ["interrogate", "drain", "undrain", "revoke"]
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         plain = super().get_changelist(request, **kwargs)
@@ -144,6 +147,10 @@ class WorkerAdmin(OperatedAdmin):
     def why(self, worker: Worker) -> str:
         return worker.reason
 
+    @display(description=_("when it was asked"))
+    def answered(self, worker: Worker) -> str:
+        return interrogation_shown(worker)
+
     @action(
         description=_("Add a worker"),
         icon="add",
@@ -167,6 +174,26 @@ class WorkerAdmin(OperatedAdmin):
         )
         line = f"DORMOUSE_JOIN_TOKEN={token} dormouse-agent run --join {settings.PUBLIC_URL}"
         return shown_once(line, what=gettext("On the machine, run:"))
+
+    @action(
+        description=_("Ask it now"),
+        icon="contact_support",
+        url_path="interrogate",
+        permissions=["operate"],
+        dialog={
+            "title": _("Ask this worker how it is?"),
+            "description": _("The answer comes within seconds; it stands on the worker's page."),
+            "form_class": Dialog,
+            "form_submit_text": _("Ask"),
+        },
+    )
+    def interrogate(self, request: HttpRequest, form: Dialog, object_id: str) -> HttpResponse:
+        by = request.user.get_username()
+
+        def do(worker: Worker) -> None:
+            worker_interrogate(worker, by=by, now=timezone.now())
+
+        return self.act(request, object_id, do, done=gettext("It was asked: look again in a moment."))
 
     @action(
         description=_("Drain"),

@@ -7,6 +7,7 @@ from typing import Any
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
+from pool.api.interrogation_serializer import InterrogationSerializer
 from pool.models import Account, Dispatch, Job, Worker
 from pool.quota import Reading
 from pool.services.accounts import credentials_hint
@@ -59,6 +60,7 @@ class WorkerSerializer(serializers.ModelSerializer):
     busy = serializers.IntegerField(source="shown.taken")
     quota = QuotaSerializer(source="shown.reading")
     session = SessionSerializer(source="shown.session", allow_null=True)
+    interrogation = InterrogationSerializer(allow_null=True, default=None)
 
     class Meta:
         model = Worker
@@ -77,6 +79,7 @@ class WorkerSerializer(serializers.ModelSerializer):
             "busy",
             "quota",
             "session",
+            "interrogation",
             "gpu_name",
             "gpu_count",
             "gpu_mem_bytes",

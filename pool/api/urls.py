@@ -3,7 +3,7 @@
 from django.urls import include, path
 from rest_framework.routers import SimpleRouter
 
-from pool.api import agent_views, views
+from pool.api import agent_views, history_views, interrogation_views, views
 
 router = SimpleRouter(trailing_slash=False)
 router.register("workers", views.WorkerViewSet, basename="worker")
@@ -17,6 +17,12 @@ urlpatterns = [
     path("agent/dispatch/<slug:dispatch_id>/progress", agent_views.ProgressView.as_view()),
     path("agent/dispatch/<slug:dispatch_id>/log", agent_views.LogView.as_view()),
     path("agent/dispatch/<slug:dispatch_id>/finish", agent_views.FinishView.as_view()),
+    path("pool/usage", history_views.PoolUsageView.as_view(), name="pool-usage"),
+    path("workers/<slug:worker_id>/usage", history_views.WorkerUsageView.as_view(), name="worker-usage"),
+    path(
+        "workers/<slug:worker_id>/samples", history_views.WorkerSamplesView.as_view(), name="worker-samples"
+    ),
+    path("workers/<slug:worker_id>/interrogate", interrogation_views.InterrogateView.as_view()),
     path("pool/status", views.PoolStatusView.as_view(), name="pool-status"),
     path("enrollment-tokens", views.EnrollmentTokenView.as_view(), name="enrollment-tokens"),
     path("", include(router.urls)),

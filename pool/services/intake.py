@@ -21,6 +21,8 @@ from core.transitions import event_add
 from pool import quota, signals
 from pool.models import HAUNTING, Account, AccountWeek, Dispatch, Sample, Session, Worker
 from pool.services.dispatches import lease_s
+from pool.services.history import Stretch, days_add
+from pool.services.interrogation import posts_answer
 from pool.services.publish import orders_publish
 from pool.services.stream import Entry, Page, page_read, page_take, page_trim
 from pool.services.workers import overdue_at, worker_heard, worker_offline
@@ -52,6 +54,7 @@ class Heard:
     session: quota.Session
     last: Entry
     used: list[tuple[datetime, float]] = field(default_factory=list)
+    stretches: list[Stretch] = field(default_factory=list)
     gaps_s: list[float] = field(default_factory=list)
     restarted: bool = False
 
@@ -107,6 +110,8 @@ def _store(page: Page, *, now: datetime) -> bool:
         _write_workers(heard)
         _write_sessions(heard)
         _write_usage(heard, now=now)
+        days_add(stretch for one in heard.values() for stretch in one.stretches)
+        posts_answer((one.worker, one.last.post, one.last.at) for one in heard.values())
         _renew_leases(heard, now=now)
         _lay_ghosts(heard, now=now)
         _bring_back(heard, now=now)
@@ -142,6 +147,7 @@ def _read(entries: Iterable[Entry], *, now: datetime) -> tuple[dict[str, Heard],
         )
         known.session = grown.session
         known.used.extend(grown.used)
+        known.stretches.append((worker.pk, at, sum(seconds for _, seconds in grown.used)))
         if grown.late:
             continue
         known.last = entry

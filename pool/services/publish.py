@@ -21,7 +21,7 @@ from agent import wire
 from core import broker
 from core.doorbell import ring_worker
 from gateway import keys
-from pool.models import HAUNTING, Dispatch, Worker
+from pool.models import HAUNTING, Dispatch, Interrogation, Worker
 from pool.services import direct_redis
 from pool.states import LISTENING, DispatchState, WorkerState
 
@@ -57,12 +57,17 @@ def orders_of(worker_ids: Collection[str] | None = None) -> dict[str, list[wire.
     """What stands ordered for these workers (for all: None), from the rows; workers without orders are left out.
 
     drain: the worker drains. cancel: a dispatch that somebody cancelled, or that was taken back while it ran.
+    interrogate: a question by doorbell that its next post answers.
     """
     orders: dict[str, list[wire.Order]] = {}
     workers = Worker.objects.filter(state=WorkerState.DRAINING)
     dispatches = Dispatch.objects.filter(epoch=F("worker__epoch"))
+    questions = Interrogation.objects.filter(
+        way=Interrogation.Way.DOORBELL, open_until__isnull=False, epoch=F("worker__epoch")
+    )
     if worker_ids is not None:
         workers = workers.filter(pk__in=worker_ids)
+        questions = questions.filter(worker__in=worker_ids)
         dispatches = dispatches.filter(worker__in=worker_ids)
     for worker_id in workers.values_list("pk", flat=True):
         orders.setdefault(worker_id, []).append(wire.Order(kind="drain"))
@@ -72,6 +77,8 @@ def orders_of(worker_ids: Collection[str] | None = None) -> dict[str, list[wire.
     ):
         for worker_id, dispatch_id in stopping.order_by("pk").values_list("worker_id", "pk"):
             orders.setdefault(worker_id, []).append(wire.Order(kind="cancel", id=dispatch_id))
+    for question in questions:
+        orders.setdefault(question.worker_id, []).append(wire.Order(kind="interrogate", id=question.order_id))
     return orders
 
 

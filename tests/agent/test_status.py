@@ -129,3 +129,16 @@ def test_a_health_port_that_is_taken_is_said(plane: ControlPlane, agent: AgentPr
     agent.enrolled().start("--health-port", port)
     assert agent.wait() == 2
     assert f"port {port} for /health is taken" in agent.log()
+
+
+def test_it_says_where_its_health_can_be_asked_and_takes_that_back(
+    plane: ControlPlane, agent: AgentProcess
+) -> None:
+    agent.enrolled().start("--health-url", "https://gpu.example.org/health")
+    plane.wait(lambda: plane.statuses)
+    assert plane.statuses[0]["health_url"] == "https://gpu.example.org/health"
+    agent.kill()
+    agent.start()
+    count = len(plane.statuses)
+    plane.wait(lambda: len(plane.statuses) > count)
+    assert plane.statuses[-1]["health_url"] == ""

@@ -54,6 +54,19 @@ WRONG = [
     ("E010", "DORMOUSE_CHAIN_LEASE_S", "0"),
     ("E010", "DORMOUSE_BEAT_LEASE_S", "nan"),
     ("E011", "DORMOUSE_AGENT_TRANSPORT", "mqtt"),
+    ("E030", "DORMOUSE_PRIVATE_NETWORKS", "10.0.0.0/99"),
+    ("E030", "DORMOUSE_PRIVATE_NETWORKS", "10.0.0.0/8,here"),
+    ("E031", "DORMOUSE_HEALTH_URLS", "gpu.example.org"),
+    ("E031", "DORMOUSE_HEALTH_URLS", "https://gpu.example.org/health"),
+    ("E032", "DORMOUSE_SMTP_URL", "mail.example.org:587"),
+    ("E032", "DORMOUSE_SMTP_URL", "smtp://"),
+    ("E032", "DORMOUSE_SMTP_URL", "smtps://mail.example.org?tls=none"),
+    ("E032", "DORMOUSE_ALERT_EMAILS", "ops@example.org"),
+    ("E033", "DORMOUSE_ALERT_WEBHOOKS", "hooks.example.org/abc"),
+    ("E033", "DORMOUSE_ALERT_WEBHOOKS", "https://10.1.2.3/abc"),
+    ("E034", "DORMOUSE_ALERT_APPRISE", "json://hooks.example.org"),
+    ("E035", "DORMOUSE_ALERT_SEVERITY", "loud"),
+    ("E035", "DORMOUSE_ALERT_QUEUE_MINUTES", "0"),
     ("E012", "DORMOUSE_SECRET_KEY", "short"),
     ("E012", "DORMOUSE_STORE_SIGNING_KEY", "short"),
     ("E012", "DORMOUSE_FIELD_KEYS", "not-a-fernet-key"),
@@ -144,3 +157,48 @@ def test_listening_elsewhere_moves_the_default_address_with_it(read):
     env = read(DORMOUSE_LISTEN="[::]:8123", DORMOUSE_PORT="8000")
     assert (env.listen, env.listen_host, env.port) == ("[::]:8123", "[::]", 8123)
     assert env.public_url == "http://127.0.0.1:8123"
+
+
+def test_who_is_told_and_who_may_be_asked(read):
+    env = read(
+        DORMOUSE_SMTP_URL="smtp://ops:pa%40ss@mail.example.org",
+        DORMOUSE_MAIL_FROM="gpus@example.org",
+        DORMOUSE_ALERT_EMAILS="a@example.org, b@example.org",
+        DORMOUSE_ALERT_WEBHOOKS="https://hooks.example.org/abc,http://10.1.2.3:9/x",
+        DORMOUSE_ALERT_WEBHOOK_SECRET="s" * 32,
+        DORMOUSE_PRIVATE_NETWORKS="10.1.0.0/16,fd00::/8",
+        DORMOUSE_HEALTH_URLS="https://*.example.org,http://10.2.0.0/16:8081",
+    )
+    assert env.problems == ()
+    mail = env.alerts.mail
+    assert (mail.host, mail.port, mail.user, mail.password, mail.tls) == (
+        "mail.example.org", 587, "ops", "pa@ss", "starttls",
+    )  # fmt: skip
+    assert mail.sender == "gpus@example.org"
+    assert env.alerts.emails == ("a@example.org", "b@example.org")
+    assert len(env.alerts.webhooks) == len(env.private_networks) == len(env.health_places) == 2
+    assert (env.alerts.least_severity, env.alerts.queue_minutes) == ("info", 30)
+
+
+def test_nobody_is_told_and_nobody_asked_unless_the_operator_says_so(read):
+    env = read()
+    assert (env.alerts.mail, env.alerts.emails, env.alerts.webhooks, env.alerts.apprise) == (None, (), (), ())
+    assert (env.health_places, env.private_networks) == ((), ())
+
+
+@pytest.mark.parametrize("secret", ["", "short"])
+def test_a_webhook_needs_a_secret(read, secret):
+    env = read(
+        DORMOUSE_ALERT_WEBHOOKS="https://hooks.example.org/s3cret", DORMOUSE_ALERT_WEBHOOK_SECRET=secret
+    )
+    assert [problem.setting for problem in env.problems] == ["DORMOUSE_ALERT_WEBHOOK_SECRET"]
+    assert "32 random characters" in env.problems[0].text and "s3cret" not in env.problems[0].text
+
+
+def test_how_mail_goes_out(read):
+    def mail(url):
+        found = read(DORMOUSE_SMTP_URL=url).alerts.mail
+        return found.port, found.tls
+
+    assert mail("smtps://mail.example.org") == (465, "implicit")
+    assert mail("smtp://127.0.0.1:25?tls=none") == (25, "none")

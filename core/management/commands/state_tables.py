@@ -13,7 +13,7 @@ from core.states import StateTable
 INTRODUCTION = """\
 # States
 
-Made by `./run manage state_tables` from the edge tables in `core/chain_states.py`, `pool/states.py`,
+Made by `./run manage state_tables` from the edge tables in `core/chain_states.py`, `core/alerts/states.py`, `pool/states.py`,
 `snapshots/states.py` and `hibernation/states.py`; a test keeps it so. `core.transitions.advance` is the only way a
 state changes: one guarded UPDATE (primary key, state, and the epoch or attempt where the row has one) with its event
 row in the same transaction, or `TransitionRefused`. Every state is stable, final, or has a time limit and a way out.
