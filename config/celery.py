@@ -60,7 +60,8 @@ app.conf.update(
     task_default_exchange=TICK,
     task_default_routing_key=TICK,
     task_create_missing_queues=False,
-    task_routes={"core.chains.*": {"queue": CHAINS}},
+    # Both talk to providers, whose answers may take seconds; what is due every second must not wait for them.
+    task_routes={"core.chains.*": {"queue": CHAINS}, "pool.kaggle_tick": {"queue": CHAINS}},
     timezone="UTC",
     beat_scheduler="config.beat:LeasedScheduler",
     beat_max_loop_interval=1,  # seconds; the shortest tick is one

@@ -71,6 +71,7 @@ class Env:
     beat_lease_s: float
     agent_transport: str
     local_agents: int
+    kaggle_url: str
     secrets: Secrets
     problems: tuple[Problem, ...]
 
@@ -127,6 +128,7 @@ def env_read(environ: Mapping[str, str]) -> Env:
         local_agents=reader.whole(
             "DORMOUSE_LOCAL_AGENTS", 3, low=0, high=16, unit="a number of workers", id="E014"
         ),
+        kaggle_url=_kaggle_url(reader),
         secrets=secrets_read(reader, data),
         problems=tuple(reader.problems),
     )
@@ -148,6 +150,14 @@ def loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def _kaggle_url(reader: Reader) -> str:
+    """Where Kaggle's API is; another address only for tests and for those who must go through a relay of their own."""
+    parts = reader.url("DORMOUSE_KAGGLE_URL", "https://api.kaggle.com/v1", schemes=("https", "http"), id="E015")
+    if not parts.hostname or parts.query or parts.username:
+        reader.problem("E015", "DORMOUSE_KAGGLE_URL", "is more or less than an address: write https://host/path")
+    return f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/")
 
 
 def _listen(reader: Reader) -> tuple[str, int]:

@@ -34,6 +34,7 @@ TICKS = (
     Tick("pool.intake_tick", 1, "drains the agents' status posts; a console that lags by more looks broken"),
     Tick("pool.dispatch_tick", 2, "offers queued jobs to workers, should a doorbell have been lost"),
     Tick("pool.workers_tick", 5, "finds silent workers, expired leases and sessions near their limit"),
+    Tick("pool.kaggle_tick", 15, "asks Kaggle about the sessions and quotas that are due"),
     Tick(
         "hibernation.verdicts_tick",
         2,

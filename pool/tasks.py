@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from celery import shared_task
+from functools import partial
 
-from core.ticks import tick
-from pool.services import intake, jobs, liveness
+from celery import shared_task
+from django.utils import timezone
+
+from core.ticks import step_each, tick
+from pool.services import intake, jobs, kaggle_accounts, kaggle_starts, liveness
 
 
 @shared_task(name="pool.intake_tick")
@@ -26,3 +29,14 @@ def dispatch_tick() -> int:
 def workers_tick() -> int:
     """Every 5 s: silence, leases, unanswered bells. Two at once are safe: every move is one guarded UPDATE."""
     return liveness.workers_check()
+
+
+@shared_task(name="pool.kaggle_tick")
+def kaggle_tick() -> int:
+    """Every 15 s, and rung by a new start: asks Kaggle about sessions and quotas that are due. Two at once are safe: a
+    start is won by one guarded UPDATE, and a quota that is read twice is the same figure."""
+    now = timezone.now()
+    done = step_each(partial(kaggle_starts.start_step, now=now), kaggle_starts.starts_due(now=now))
+    return done + step_each(
+        partial(kaggle_accounts.quota_read, now=now), list(kaggle_accounts.quotas_due(now=now))
+    )

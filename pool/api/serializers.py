@@ -10,6 +10,7 @@ from rest_framework import serializers
 from pool.models import Account, Dispatch, Job, Worker
 from pool.quota import Reading
 from pool.services.accounts import credentials_hint
+from pool.services.terms import terms_acknowledgement, terms_of
 
 
 class QuotaSerializer(serializers.Serializer):
@@ -112,6 +113,16 @@ class IssuedTokenSerializer(serializers.Serializer):
     command = serializers.CharField(help_text="what to run on the machine")
 
 
+class TermsSerializer(serializers.Serializer):
+    """What the account's provider forbids, and who has acknowledged that text. Until then it enrols no worker."""
+
+    version = serializers.CharField()
+    sentences = serializers.ListField(child=serializers.CharField())
+    source = serializers.URLField()
+    acknowledged_by = serializers.CharField(allow_null=True)
+    acknowledged_at = serializers.DateTimeField(allow_null=True)
+
+
 class AccountSerializer(serializers.ModelSerializer):
     """A provider account. Limits that are not given are the defaults of its kind; credentials are never shown."""
 
@@ -123,6 +134,13 @@ class AccountSerializer(serializers.ModelSerializer):
         help_text="encrypted at rest, never shown again; {} forgets them",
     )
     credentials_state = serializers.SerializerMethodField(help_text="whether they are set, and how they end")
+    terms = serializers.SerializerMethodField(help_text="null: its kind has none")
+    acknowledged_terms = serializers.CharField(
+        write_only=True,
+        required=False,
+        max_length=20,
+        help_text="the version of `terms` that you have read for this account; recorded with your name",
+    )
 
     class Meta:
         model = Account
@@ -134,6 +152,8 @@ class AccountSerializer(serializers.ModelSerializer):
             "enabled",
             "credentials",
             "credentials_state",
+            "terms",
+            "acknowledged_terms",
             "session_limit_h",
             "session_shutdown_h",
             "weekly_limit_h",
@@ -151,6 +171,16 @@ class AccountSerializer(serializers.ModelSerializer):
 
     def get_credentials_state(self, account: Account) -> str:
         return credentials_hint(account)
+
+    @extend_schema_field(TermsSerializer(allow_null=True))
+    def get_terms(self, account: Account) -> dict[str, Any] | None:
+        terms = terms_of(account)
+        if terms is None:
+            return None
+        row = terms_acknowledgement(account)
+        said = {"acknowledged_by": row and row.by, "acknowledged_at": row and row.at}
+        shown = {"version": terms.version, "sentences": terms.sentences, "source": terms.source, **said}
+        return dict(TermsSerializer(shown).data)
 
     def validate_kind(self, kind: str) -> str:
         if self.instance is not None and kind != self.instance.kind:

@@ -54,6 +54,8 @@ WRONG = [
     ("E010", "DORMOUSE_CHAIN_LEASE_S", "0"),
     ("E010", "DORMOUSE_BEAT_LEASE_S", "nan"),
     ("E011", "DORMOUSE_AGENT_TRANSPORT", "mqtt"),
+    ("E015", "DORMOUSE_KAGGLE_URL", "https://"),
+    ("E015", "DORMOUSE_KAGGLE_URL", "api.kaggle.example"),
     ("E012", "DORMOUSE_SECRET_KEY", "short"),
     ("E012", "DORMOUSE_STORE_SIGNING_KEY", "short"),
     ("E012", "DORMOUSE_FIELD_KEYS", "not-a-fernet-key"),
