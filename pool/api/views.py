@@ -180,7 +180,7 @@ class AccountViewSet(PeoplesView, viewsets.ModelViewSet):
     queryset = Account.objects.none()
 
     def get_queryset(self) -> QuerySet[Account]:
-        rows = Account.objects.select_related("owner").prefetch_related("acknowledgements")
+        rows = Account.objects.select_related("owner", "official_quota").prefetch_related("acknowledgements")
         return owned(rows.order_by("kind", "label", "pk"), self.request)
 
     @transaction.atomic

@@ -73,7 +73,7 @@ def terms_require(account: Account) -> None:
     if terms is not None and terms_acknowledgement(account) is None:
         raise TermsNotAcknowledged(
             f"nobody has acknowledged yet what the provider of account {account} forbids"
-            f" (text of {terms.version}): {terms.text.replace(chr(10), ' ')}",
+            f" (text of {terms.version}): {' '.join(terms.sentences).rstrip('.')}",
             hint="read it and tick it on the account's page in the console, or PATCH /api/accounts/"
             f'{account.pk} with {{"acknowledged_terms": "{terms.version}"}}',
         )
