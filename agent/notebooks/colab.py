@@ -87,8 +87,9 @@ if not token:
     token = first(secret("DORMOUSE_JOIN_TOKEN"))
 if not re.fullmatch(r"https?://[^/\s?#@]+", server_url):
     raise Stop(
-        f"SERVER_URL is {server_url!r}, which is no server's address: write it like https://pool.example.com in the"
-        " first cell, or into the secret DORMOUSE_URL, then run all cells again."
+        f"{f'SERVER_URL is {server_url!r}, which is no server' if server_url else 'there is no server address'}: write it"
+        " like https://pool.example.com into SERVER_URL in the first cell, or into the secret DORMOUSE_URL, then run all"
+        " cells again."
     )
 if not token:
     raise Stop(
