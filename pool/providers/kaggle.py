@@ -146,6 +146,7 @@ class Kaggle:
             "kernelType": "notebook",
             "isPrivate": True,
             "enableGpu": True,
+            "enableTpu": False,
             "enableInternet": True,
             "machineShape": push.accelerator,
             "sessionTimeoutSeconds": push.session_timeout_s,
