@@ -140,13 +140,13 @@ def fetch(url):
 
 
 def pip_install(*words):
+    pip = [sys.executable, "-m", "pip", "--no-color", "--disable-pip-version-check", "--no-input", "install"]
     done = subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check", *words],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
-    )  # fmt: skip
+        [*pip, "--quiet", *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
     if done.returncode:
-        lines = [line for line in done.stdout.splitlines() if line.strip()] or ["pip does not say why"]
-        raise Stop(f"the agent could not be installed: {' '.join(lines[-4:])[-600:]}. Run all cells again.")
+        said = " ".join(done.stdout.partition("ERROR:")[2].split() or done.stdout.split())
+        raise Stop(f"the agent could not be installed. Run all cells again; pip says: {said[:600]}")
 
 
 link = re.search(r'href="([\w.+-]+\.whl)#sha256=([0-9a-f]{64})"', fetch(f"{server_url}/agent/"))

@@ -53,6 +53,7 @@ class NotebookMachine:
             f"{provider.upper()}_DOUBLE": str(self.double),
         }
         self.env = {**kept, **own, **env}
+        self._runs: list[NotebookRun] = []
 
     def secrets(self, found: object) -> None:
         """What the provider's store of secrets holds."""
@@ -66,9 +67,15 @@ class NotebookMachine:
 
     def run(self, notebook: Mapping[str, Any]) -> NotebookRun:
         """Run all cells, in the background."""
-        return NotebookRun(self, notebook)
+        self._runs.append(NotebookRun(self, notebook))
+        return self._runs[-1]
 
     def remove(self) -> None:
+        """Nothing of it is left, and nothing that it has started."""
+        for run in self._runs:
+            if not run.over:
+                run.kill()
+                run.wait(30)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
