@@ -154,9 +154,13 @@ def loopback(host: str) -> bool:
 
 def _kaggle_url(reader: Reader) -> str:
     """Where Kaggle's API is; another address only for tests and for those who must go through a relay of their own."""
-    parts = reader.url("DORMOUSE_KAGGLE_URL", "https://api.kaggle.com/v1", schemes=("https", "http"), id="E015")
+    parts = reader.url(
+        "DORMOUSE_KAGGLE_URL", "https://api.kaggle.com/v1", schemes=("https", "http"), id="E015"
+    )
     if not parts.hostname or parts.query or parts.username:
-        reader.problem("E015", "DORMOUSE_KAGGLE_URL", "is more or less than an address: write https://host/path")
+        reader.problem(
+            "E015", "DORMOUSE_KAGGLE_URL", "is more or less than an address: write https://host/path"
+        )
     return f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/")
 
 
