@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import django_filters
 from django.db.models import QuerySet
 from drf_spectacular.utils import extend_schema, extend_schema_view
 from rest_framework import mixins, serializers, status, viewsets
@@ -55,6 +56,15 @@ class StartSerializer(serializers.Serializer):
     accelerator = serializers.ChoiceField(choices=ACCELERATORS, default=DEFAULT_ACCELERATOR)
 
 
+class StartFilter(django_filters.FilterSet):
+    status = django_filters.ChoiceFilter(field_name="state", choices=NotebookStart.TABLE.choices())
+    account = django_filters.CharFilter(field_name="account_id")
+
+    class Meta:
+        model = NotebookStart
+        fields: list[str] = []
+
+
 @extend_schema_view(list=extend_schema(tags=["notebooks"]), retrieve=extend_schema(tags=["notebooks"]))
 class NotebookStartViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.GenericViewSet):
     """Sessions that were started for you at Kaggle. One ends by draining or revoking its worker, or at its limit."""
@@ -65,7 +75,7 @@ class NotebookStartViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, vie
     throttle_classes = [ScopedThrottle]
     throttle_scope = "api"
     lookup_value_regex = "[a-z0-9_]+"
-    filterset_fields = {"account": ["exact"], "state": ["exact"]}
+    filterset_class = StartFilter
     queryset = NotebookStart.objects.none()
 
     def get_queryset(self) -> QuerySet[NotebookStart]:

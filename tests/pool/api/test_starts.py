@@ -56,7 +56,7 @@ def test_session_is_asked_for_and_looked_at_by_its_owner(api_client, alice, bob,
     row = asked.json()
     assert (row["status"], row["name"], row["worker"], row["by"]) == ("pushing", "night", None, "alice")
     assert client.get(f"/api/notebook-starts/{row['id']}").json() == row
-    assert client.get("/api/notebook-starts", {"state": "pushing"}).json()["count"] == 1
+    assert client.get("/api/notebook-starts", {"status": "pushing"}).json()["count"] == 1
     other = api_client(bob)
     assert other.get("/api/notebook-starts").json()["count"] == 0
     assert other.get(f"/api/notebook-starts/{row['id']}").status_code == 404
