@@ -97,7 +97,7 @@ class NotebookStart(Stateful):
         ordering = ["-created_at"]
         constraints = [
             models.UniqueConstraint(
-                fields=["account", "name"], condition=Q(state__in=STARTS_OPEN), name="start_one_open_per_name"
+                fields=["account", "slug"], condition=Q(state__in=STARTS_OPEN), name="start_one_open_per_slug"
             ),
             models.CheckConstraint(
                 condition=Q(state__in=STARTS_OPEN, next_at__isnull=False)

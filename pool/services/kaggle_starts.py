@@ -27,7 +27,7 @@ from pool.notebooks import notebook
 from pool.providers.kaggle import Kaggle, KaggleRefused, KaggleUnknown, Push, Run, RunStatus
 from pool.services.enrollment import NAME_LIMIT, enrollment_token_issue
 from pool.services.kaggle_accounts import kaggle_of
-from pool.services.terms import terms_require
+from pool.services.terms import TermsNotAcknowledged, terms_require
 from pool.states import StartState
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ TICK = "pool.kaggle_tick"
 
 DEFAULT_ACCELERATOR = "NvidiaTeslaT4"
 """Two T4. Kaggle's present PyTorch has no code for the P100 any more."""
-ACCELERATORS = (DEFAULT_ACCELERATOR, "NvidiaTeslaP100", "NvidiaTeslaT4Highmem", "NvidiaL4", "NvidiaTeslaA100")
+ACCELERATORS = (DEFAULT_ACCELERATOR, "NvidiaTeslaP100")
 
 LOOK_EVERY = {
     StartState.PUSHING: timedelta(seconds=60),
@@ -104,7 +104,7 @@ def start_request(
             ring(TICK)
     except IntegrityError as error:
         raise DomainError(
-            f"a session of {account} is being started as {name!r} already",
+            f"a session of {account} is being started as {name!r}, or as what Kaggle calls the same, already",
             hint="wait until it has ended, or choose another name",
             code="start_open",
         ) from error
@@ -137,7 +137,7 @@ def start_step(row: NotebookStart, *, now: datetime | None = None) -> None:
             _push(row, kaggle, now=now)
         else:
             _follow(row, kaggle, now=now)
-    except KaggleRefused as error:
+    except (KaggleRefused, TermsNotAcknowledged) as error:
         _end(row, StartState.FAILED, because("start_refused", error=_text(error)), now=now)
     except (Busy, KaggleUnknown) as error:
         doubt = isinstance(error, KaggleUnknown) and row.token_id is not None
@@ -206,8 +206,16 @@ def _follow(row: NotebookStart, kaggle: Kaggle, *, now: datetime) -> None:
     elif row.state == StartState.QUEUED and row.worker is None and now - row.state_since < SETTLES_IN:
         _look_again(row, because("start_waits"), now=now)
     else:
-        _keep(row, output=storable(kaggle.output(row.provider_owner, row.slug))[-OUTPUT_LIMIT:])
+        _keep(row, output=_output(row, kaggle))
         _over(row, run, now=now)
+
+
+def _output(row: NotebookStart, kaggle: Kaggle) -> str:
+    """The end of what it printed. That it is over is known; an output that cannot be read does not hold that up."""
+    try:
+        return str(storable(kaggle.output(row.provider_owner, row.slug)))[-OUTPUT_LIMIT:]
+    except (Busy, KaggleUnknown) as error:
+        return f"what it printed could not be read: {error.message}"
 
 
 def _over(row: NotebookStart, run: Run, *, now: datetime) -> None:
