@@ -19,7 +19,7 @@ from agent.health import HealthServer, health
 from agent.identity import Identity, Keyring, check_same_place, enrol, load
 from agent.jobs import JobKeeper
 from agent.journal import Journal
-from agent.loop import StatusLoop
+from agent.loop import GOODBYE_S, StatusLoop
 from agent.probes import probe_for
 from agent.readings import Machine
 from agent.session import SESSION_FILE, Ending, EndingRequests, SessionClock, limit_reached
@@ -227,9 +227,14 @@ class Agent:
                     self._requests.end(limit_reached(limit_hours))
                 self._ending = self._requests.wait(LOOK_AT_LIMIT_EVERY_S)
             log.info("ending reason=%r", self._ending.reason)
-            status.stop()
+            if self._ending.silent:
+                status.stop()
+            # It posts until the last child has ended: their grace may be longer than its silence may last.
             dispatcher.end(self._ending)
             jobs.end_services()
+            # What is not reported yet is for the next start. Whoever was told that this is the end would not wait for it.
+            status.stop(last_words=not (self._ending.silent or dispatcher.owes_reports()))
+            status.join(GOODBYE_S)
         finally:
             self._ended.set()
 

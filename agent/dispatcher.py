@@ -80,6 +80,10 @@ class Dispatcher:
         with self._lock:
             return tuple(self._holds)
 
+    def owes_reports(self) -> bool:
+        """Is there anything here that the control plane has not been told the end of?"""
+        return bool(self._journal.open_entries())
+
     def cancel(self, dispatch_id: str) -> None:
         with self._lock:
             hold = self._holds.get(dispatch_id)
@@ -129,8 +133,14 @@ class Dispatcher:
         claim = self._claim(dispatch_id)
         if claim is None:
             return
-        entry = self._journal.claimed(claim, claimed_s=boot_clock_s(), boot_id=boot_id())
         hold = self._hold(claim)
+        try:
+            entry = self._journal.claimed(claim, claimed_s=boot_clock_s(), boot_id=boot_id())
+        except OSError as error:
+            # A restart would not know of it: it is given back before anything of it has begun.
+            reason = f"this machine cannot write down what it takes on: {error}"
+            self._report(hold, FinishPost(fence=claim.fence, outcome="interrupted", reason=reason))
+            return
         if self.draining and claim.kind == "job":
             self._report(
                 hold, FinishPost(fence=claim.fence, outcome="interrupted", reason="this worker is draining")

@@ -76,7 +76,10 @@ class HealthServer:
 
     def start(self) -> None:
         threading.Thread(target=self._server.serve_forever, name="health", daemon=True).start()
-        write_private(self._port_file, f"{self.port}\n")
+        try:
+            write_private(self._port_file, f"{self.port}\n")
+        except OSError as error:
+            log.error("health.port not written: %s", error)
         log.info("health url=http://127.0.0.1:%d/health", self.port)
 
     def stop(self) -> None:

@@ -183,10 +183,14 @@ class Keyring:
             except Refused as again:
                 raise self._told(again) from again
         # On disk before it is used: whatever happens next, one of the two secrets in the file is good.
-        self._identity = replace(
-            self._identity, secret=credentials.secret, previous_secret=self._identity.secret
-        )
-        write_json(self._path, asdict(self._identity))
+        following = replace(self._identity, secret=credentials.secret, previous_secret=self._identity.secret)
+        try:
+            write_json(self._path, asdict(following))
+        except OSError as error:
+            # A full disk. The secret that was sent stays good until the next one is used: it is sent again next time.
+            log.error("worker=%s next secret not kept: %s", self._identity.worker_id, error)
+        else:
+            self._identity = following
         self._use(credentials)
         return self._token
 

@@ -81,8 +81,9 @@ class Journal:
         self.sync()
         with self._lock:
             if os.fstat(self._descriptor).st_size > COMPACT_ABOVE_BYTES:
-                os.close(self._descriptor)
-                self._descriptor = self._compacted()
+                # Closed only once there is another: its number would soon be some other file's.
+                before, self._descriptor = self._descriptor, self._compacted()
+                os.close(before)
 
     def sync(self) -> None:
         with self._lock:
@@ -101,7 +102,10 @@ class Journal:
             self._torn = False
 
     def _compacted(self) -> int:
-        """Write the file anew with what still counts; a descriptor that appends to it."""
+        """Write the file anew with what still counts, or leave it where the disk has no room for that.
+
+        A descriptor that appends to it.
+        """
         closed = [entry for entry in self._entries.values() if entry.closed]
         for entry in closed[:-CLOSED_KEPT]:
             del self._entries[entry.dispatch_id]
@@ -121,8 +125,12 @@ class Journal:
                 lines.append(
                     _line("finished", self._epoch, entry.dispatch_id, {"finish": asdict(entry.finish)})
                 )
-        write_private(self._path, b"".join(lines).decode("utf-8"))
-        return os.open(self._path, os.O_WRONLY | os.O_APPEND)
+        try:
+            write_private(self._path, b"".join(lines).decode("utf-8"))
+        except OSError as error:
+            log.error("journal not compacted: %s", error)
+            self._torn = True  # its last line may be cut short
+        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
 
 def _line(event: str, epoch: int, dispatch_id: str, fields: Mapping[str, Any]) -> bytes:

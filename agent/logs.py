@@ -36,6 +36,7 @@ class LogShipper(threading.Thread):
         self._backoff = backoff
         self._offset = 0
         self._unmoved = 0
+        self._unread = 0
         self._complete = False
         self._wake = threading.Event()
         self._abandoned = False
@@ -56,10 +57,14 @@ class LogShipper(threading.Thread):
             while not self._abandoned:
                 started_s = time.monotonic()
                 complete = self._complete  # asked before reading: nothing is written after the child's end
-                chunk = self._read()
-                wait_s = self._send(chunk) if chunk else INTERVAL_S
-                if complete and not self._read():
-                    break
+                try:
+                    chunk = self._read()
+                    wait_s = self._send(chunk) if chunk else INTERVAL_S
+                    if complete and not self._read():
+                        break
+                    self._unread = 0
+                except OSError as error:
+                    wait_s = self._put_off(error)
                 if self._wake.wait(max(0.0, wait_s - (time.monotonic() - started_s))):
                     self._wake.clear()
         except StandDown as error:
@@ -80,6 +85,15 @@ class LogShipper(threading.Thread):
                 return file.read(CHUNK_BYTES)
         except FileNotFoundError:
             return b""
+
+    def _put_off(self, error: OSError) -> float:
+        """The pause after this machine could not read its own file (no descriptor left, say); it may well be over soon."""
+        self._unread += 1
+        if self._unread >= STUCK_AFTER:
+            raise Refused(status=0, code="unreadable", message=str(error)) from error
+        wait_s = self._backoff.next_s()
+        log.warning("dispatch=%s log cannot be read, again in %.1f s: %s", self._dispatch_id, wait_s, error)
+        return wait_s
 
     def _send(self, chunk: bytes) -> float:
         """Post one chunk; the pause until the next."""

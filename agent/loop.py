@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from agent import wire
 from agent.backoff import Backoff
-from agent.client import Client, Refused, StandDown, Unreachable
+from agent.client import ApiError, Client, Refused, StandDown, Unreachable
 from agent.dispatcher import Dispatcher
 from agent.errors import Superseded
 from agent.identity import Identity
@@ -26,7 +26,10 @@ JITTER = 0.1
 IDLE_BELOW_PERCENT = 5.0
 """For the agent's own word only; the verdict, with the owner's threshold, is the control plane's."""
 POST_TIMEOUT_S = 10.0
+GOODBYE_S = 2.0
 SHORTEST_INTERVAL_S = 0.05
+LONGEST_INTERVAL_S = 3600.0
+"""Whatever the answer says: an agent that is never heard again is a lost one, and waiting has its limits in the clock too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +68,7 @@ class StatusLoop(threading.Thread):
         self._backoff = Backoff(cap_s=backoff_cap_s)
         self._wake = threading.Event()
         self._over = False
+        self._last_words = False
         self._interrogated: set[str] = set()
         self.seen = Seen()
 
@@ -72,7 +76,9 @@ class StatusLoop(threading.Thread):
         """Somebody wants to know: do not wait for the interval."""
         self._wake.set()
 
-    def stop(self) -> None:
+    def stop(self, *, last_words: bool = False) -> None:
+        """Post no more, or only once more: that this agent has ended, so that nobody waits for what will not come."""
+        self._last_words = last_words
         self._over = True
         self._wake.set()
 
@@ -85,6 +91,8 @@ class StatusLoop(threading.Thread):
                 log.exception("worker=%s status failed", self._identity.worker_id)
                 wait_s = self._backoff.next_s()
             self._wake.wait(wait_s)
+        if self._last_words:
+            self._say_goodbye()
 
     def _turn(self) -> float:
         """One reading, one post, its orders. The seconds until the next."""
@@ -104,7 +112,22 @@ class StatusLoop(threading.Thread):
             return self._backoff.next_s()
         self._backoff.reset()
         self._obey(answer)
-        return max(SHORTEST_INTERVAL_S, answer.next_in_s * random.uniform(1 - JITTER, 1 + JITTER))
+        wait_s = answer.next_in_s * random.uniform(1 - JITTER, 1 + JITTER)
+        return min(max(SHORTEST_INTERVAL_S, wait_s), LONGEST_INTERVAL_S)
+
+    def _say_goodbye(self) -> None:
+        post = StatusPost(
+            worker_id=self._identity.worker_id,
+            epoch=self._identity.epoch,
+            timestamp=_now(),
+            instance_id=self._identity.instance_id,
+            session_runtime_hours=round(self._clock.runtime_hours(), 5),
+            status=wire.ENDED,
+        )
+        try:
+            self._client.post(wire.STATUS, wire.to_json(post), read_timeout_s=GOODBYE_S)
+        except ApiError as error:
+            log.info("worker=%s ends without having said so: %s", post.worker_id, error)
 
     def _read(self) -> StatusPost:
         gpus = self._probe.read()
@@ -122,7 +145,7 @@ class StatusLoop(threading.Thread):
         post = StatusPost(
             worker_id=self._identity.worker_id,
             epoch=self._identity.epoch,
-            timestamp=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            timestamp=_now(),
             instance_id=self._identity.instance_id,
             session_runtime_hours=round(self._clock.runtime_hours(), 5),
             max_session_hours=self._max_session_hours(),
@@ -174,3 +197,7 @@ class StatusLoop(threading.Thread):
         if order_id not in self._interrogated:
             self._interrogated.add(order_id)
             self._wake.set()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

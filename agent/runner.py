@@ -44,6 +44,9 @@ echo "exit $code" > "$run/exit"
 exit "$code"
 """
 
+NOT_BEGUN = 125
+"""The wrapper's exit code where it could not take the run. A command may use it as well."""
+
 __all__ = ["Command", "Ended", "GraceLeft", "Run", "WorkRefused", "clear", "find", "start"]
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -101,7 +104,7 @@ class Ended:
     def reason(self) -> str | None:
         """One sentence where it did not succeed."""
         if self.exit_code is None:
-            return "the process vanished without an exit code: the machine ran out of memory or was restarted"
+            return "the process vanished without an exit code: the machine ran out of memory or of disk, or was restarted"
         if self.exit_code == 0:
             return None
         if self.exit_code > 128:
@@ -134,6 +137,8 @@ class Run:
                 if code is not None:
                     # The wrapper itself was killed: what it wrote, if anything, or the signal.
                     self._ended = self._written() or Ended(exit_code=code if code >= 0 else 128 - code)
+                    if code == NOT_BEGUN and not self._has_begun():
+                        self._ended = Ended(exit_code=None)
             elif (written := self._written()) is not None:
                 self._ended = written
             elif not processes.is_alive(self.pid, mark=self._mark):
@@ -153,6 +158,14 @@ class Run:
 
     def has_members(self) -> bool:
         return bool(processes.members(pgid=self.pid, mark=self._mark, trust_group=self._trust_group))
+
+    def _has_begun(self) -> bool:
+        """Has the wrapper written its number? Without room on the disk it makes the file and ends, and has run nothing."""
+        try:
+            with open(self._folder / "pid", "rb") as file:
+                return file.read(20).endswith(b"\n")
+        except FileNotFoundError:
+            return False
 
     def _written(self) -> Ended | None:
         try:

@@ -59,7 +59,10 @@ class SessionClock:
         if already_s < 0:
             log.warning("session start %s lies in the future, counting from now", given)
         self._zero_s = boot_clock_s() - max(0.0, already_s)
-        write_json(path, {**key, "zero_s": self._zero_s})
+        try:
+            write_json(path, {**key, "zero_s": self._zero_s})
+        except OSError as error:
+            log.error("session's start not kept, a restart will count from its own: %s", error)
 
     def runtime_s(self) -> float:
         return max(0.0, boot_clock_s() - self._zero_s)

@@ -9,7 +9,6 @@ Standard library only, and agent/wire_fields.py.
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -57,6 +56,10 @@ OUTCOMES = ("succeeded", "failed", "cancelled", "interrupted")
 ORDERS = ("drain", "stand_down", "cancel", "interrogate")
 
 
+ENDED = "ended"
+"""Status of an agent's last post: it ends, nothing runs here any more, and every report has been taken."""
+
+
 def queue_key(worker_id: str) -> str:
     """The Redis list that is this worker's queue: the same key for the HTTPS transport and for direct Redis."""
     return f"w:{worker_id}:jobs"
@@ -97,7 +100,7 @@ class StatusPost:
     """What an agent says of itself once per check interval.
 
     gpu_util is the highest utilisation of any GPU in percent; None means unknown, which is never idle.
-    status is the agent's own word (idle, busy, unknown); the verdict is the control plane's.
+    status is the agent's own word (idle, busy, unknown, and ended in its last post); the verdict is the control plane's.
     session_runtime_hours counts from the start of the machine's session, not of the agent's process.
     """
 
@@ -338,7 +341,7 @@ class LogPost:
     def raw(data: str) -> bytes:
         try:
             return base64.b64decode(data, validate=True)
-        except binascii.Error as error:
+        except ValueError as error:  # binascii.Error is one; letters beyond ASCII are another
             raise WireError("data is base64 of the log's bytes") from error
 
 
@@ -417,7 +420,7 @@ class SnapshotTerms:
     def owner_key_bytes(self) -> bytes:
         try:
             return base64.b64decode(self.owner_key, validate=True)
-        except binascii.Error as error:
+        except ValueError as error:  # binascii.Error is one; letters beyond ASCII are another
             raise WireError("owner_key is base64") from error
 
 

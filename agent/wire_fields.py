@@ -33,8 +33,14 @@ def number(body: Mapping[str, Any], name: str, *, low: float, high: float = math
     value = body.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise WireError(f"{name} must be a number, not {value!r}")
+    try:
+        finite = math.isfinite(value)
+    except OverflowError:
+        finite = False  # a whole number beyond every float
+    if not finite:
+        raise WireError(f"{name} must be a finite number")
     if not low <= value <= high:
         raise WireError(f"{name} must be between {low:g} and {high:g}, not {value!r}")
     return float(value)

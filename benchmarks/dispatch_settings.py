@@ -1,4 +1,4 @@
-"""The real settings, and a clock that is read whenever a doorbell is about to be rung: the first moment after a commit."""
+"""The settings of an end-to-end installation, and a clock that is read whenever a doorbell is about to be rung: the first moment after a commit."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 from django.apps import AppConfig
 
-from config.settings import *  # noqa: F403
-from config.settings import DATA_DIR, INSTALLED_APPS
+from tests.e2e.settings import *  # noqa: F403
+from tests.e2e.settings import DATA_DIR, INSTALLED_APPS
 
 STAMPS = DATA_DIR / "stamps"
 INSTALLED_APPS = [*INSTALLED_APPS, "benchmarks.dispatch_settings.Stamps"]
@@ -23,7 +23,7 @@ class Stamps(AppConfig):
 
     def ready(self) -> None:
         from core import doorbell
-        from pool.services.attempts import DISPATCH_TICK
+        from pool.services.bell import DISPATCH_TICK
 
         ring, ring_worker = doorbell._send, doorbell._send_to_worker
 

@@ -60,8 +60,12 @@ app.conf.update(
     task_default_exchange=TICK,
     task_default_routing_key=TICK,
     task_create_missing_queues=False,
-    # Both talk to providers, whose answers may take seconds; what is due every second must not wait for them.
-    task_routes={"core.chains.*": {"queue": CHAINS}, "pool.kaggle_tick": {"queue": CHAINS}},
+    # Whatever asks a provider may wait for it; what agents post is stored by the other queue meanwhile.
+    task_routes={
+        "core.chains.*": {"queue": CHAINS},
+        "pool.kaggle_tick": {"queue": CHAINS},
+        "hibernation.account_reconcile": {"queue": CHAINS},
+    },
     timezone="UTC",
     beat_scheduler="config.beat:LeasedScheduler",
     beat_max_loop_interval=1,  # seconds; the shortest tick is one

@@ -1,8 +1,8 @@
-"""Our one middleware."""
+"""What every request and answer passes."""
 
 from collections.abc import Callable
 
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse
 
 POLICY = "; ".join(
     (
@@ -32,3 +32,20 @@ class ContentSecurityPolicy:
         response = self.get_response(request)
         response.headers.setdefault("Content-Security-Policy", POLICY)
         return response
+
+
+class RefuseNul:
+    """400 for an address with a NUL character in it: no row has one, and PostgreSQL cannot be asked for it."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        if "\x00" in request.path_info or "%00" in request.META.get("QUERY_STRING", ""):
+            refused = {
+                "code": "invalid",
+                "message": "the address holds a NUL character",
+                "hint": "send it without",
+            }
+            return JsonResponse(refused, status=400)
+        return self.get_response(request)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 from django import forms
 from django.contrib import messages
 from django.contrib.auth import get_permission_codename
-from django.http import HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.http import url_has_allowed_host_and_scheme
@@ -20,6 +21,8 @@ from unfold.widgets import UnfoldAdminTextInputWidget
 
 from core.errors import DomainError, NotFound
 from core.reasons import Reason, because
+
+_ID = re.compile("[A-Za-z0-9_-]{1,64}")
 
 
 class ConsoleAdmin(ModelAdmin):
@@ -69,7 +72,10 @@ class OperatedAdmin(ReadOnlyAdmin):
         self, request: HttpRequest, object_id: str, do: Callable[[Any], object], *, done: str
     ) -> HttpResponse:
         """Run a service on the row and go back to where the dialog was opened, with what it did or why it refused."""
-        row = self.get_queryset(request).filter(pk=object_id).first()
+        try:
+            row = self.get_queryset(request).filter(pk=object_id).first()
+        except ValueError:  # a word where the key is a number
+            row = None
         try:
             if row is None:
                 raise NotFound(gettext("It is not there any more"))
@@ -86,7 +92,13 @@ class OperatedAdmin(ReadOnlyAdmin):
 
 
 class Dialog(BaseDialogForm):
-    """Unfold's dialog shows the errors of fields only; this one shows the others as well."""
+    """Unfold's dialog shows the errors of fields only; this one shows the others as well. 404 for what can be no id:
+    not every database can be asked for it."""
+
+    def __init__(self, request: HttpRequest, object_id: Any = None, *args: Any, **kwargs: Any) -> None:
+        if object_id is not None and not _ID.fullmatch(str(object_id)):
+            raise Http404
+        super().__init__(request, object_id, *args, **kwargs)
 
     def render_before_template(self) -> str:
         errors = format_html_join(

@@ -21,12 +21,19 @@ from gateway import keys
 log = logging.getLogger(__name__)
 
 
-def ring(task: str, *args: str, time_limit_s: float | None = None, after_s: float = 0) -> None:
+def ring(
+    task: str,
+    *args: str,
+    time_limit_s: float | None = None,
+    after_s: float = 0,
+    void_after_s: float | None = None,
+) -> None:
     """Ring `task` with ids once the present transaction has committed (at once outside of one).
 
     after_s: let the bell sound later, by seconds at most; for longer waits a row's time and a tick are the way.
+    void_after_s: nobody need answer it later than this, because it will have been rung again.
     """
-    transaction.on_commit(lambda: _send(task, args, time_limit_s, after_s), robust=True)
+    transaction.on_commit(lambda: _send(task, args, time_limit_s, after_s, void_after_s), robust=True)
 
 
 def ring_worker(worker_id: str, dispatch_id: str) -> None:
@@ -34,8 +41,12 @@ def ring_worker(worker_id: str, dispatch_id: str) -> None:
     transaction.on_commit(lambda: _send_to_worker(worker_id, dispatch_id), robust=True)
 
 
-def _send(task: str, args: tuple[str, ...], time_limit_s: float | None, after_s: float) -> None:
+def _send(
+    task: str, args: tuple[str, ...], time_limit_s: float | None, after_s: float, void_after_s: float | None
+) -> None:
     options = {"time_limit": time_limit_s, "soft_time_limit": time_limit_s * 0.9} if time_limit_s else {}
+    if void_after_s is not None:
+        options["expires"] = void_after_s
     if after_s:
         options["countdown"] = after_s
     try:

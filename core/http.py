@@ -8,6 +8,7 @@ bodies stay out of the log, and a URL is cut at its path.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
+import urllib3
 from django.utils import timezone
 
 log = logging.getLogger(__name__)
@@ -124,7 +126,8 @@ class Http:
                 answer = Answer(response.status_code, dict(response.headers), body)
         except requests.ConnectionError as error:
             raise HttpError(f"no connection to {_host(url)}", sent=not _never_sent(error)) from error
-        except (requests.RequestException, OSError) as error:
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+            # urllib3's own errors come from reading the body: requests words only what its own readers meet.
             raise HttpError(f"no answer from {_host(url)}: {type(error).__name__}", sent=True) from error
         log.info(
             "http %s %s %d %.0f ms", method, _path(url), answer.status, 1000 * (time.monotonic() - started)
@@ -137,7 +140,8 @@ def retry_after_s(header: str | None) -> float | None:
     if not header:
         return None
     try:
-        return max(0.0, float(header))
+        seconds = float(header)
+        return max(0.0, seconds) if math.isfinite(seconds) else None
     except ValueError:
         pass
     try:

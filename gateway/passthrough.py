@@ -160,7 +160,7 @@ class Passthrough:
             return Refused(
                 503,
                 "web_away",
-                "the control plane's web process does not answer",
+                "the control plane's web process is away, or has more requests than it can take",
                 hint="nothing was done; try again after Retry-After seconds",
                 retry_after_s=AWAY_RETRY_AFTER_S,
             )

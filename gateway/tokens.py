@@ -77,8 +77,11 @@ class Tokens:
             claims: dict[str, Any] = _decoder.decode(
                 token, key, algorithms=[ALGORITHM], audience=wire.AUDIENCE
             )
-        except jwt.InvalidTokenError as error:
-            raise _invalid(str(error)) from error
+        except (jwt.InvalidTokenError, ValueError, RecursionError) as error:
+            # Not all that PyJWT trips over becomes its own error: bytes that are no text, brackets without end.
+            raise _invalid(
+                str(error) if isinstance(error, jwt.InvalidTokenError) else "unreadable"
+            ) from error
         worker_id, epoch = claims["sub"], claims["epoch"]
         if not worker_id or isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
             raise _invalid("sub must be a worker id and epoch a whole number from 0")

@@ -54,7 +54,10 @@ class Number:
     def read(self, value: object) -> float | None:
         if value is None and self.nullable:
             return None
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise Wrong(because("policy_not_number", found=shown(value)))
+        # A whole number may be too long for a float: it is compared as it is.
+        if isinstance(value, float) and not math.isfinite(value):
             raise Wrong(because("policy_not_number", found=shown(value)))
         if self.whole and value != int(value):
             raise Wrong(because("policy_not_whole", found=shown(value)))

@@ -50,7 +50,7 @@ register(
         "box_going": "the provider still has it: {phase}",
         # waking
         "no_generation": "there is no verified generation to wake it from",
-        "generation_damaged": "generation {generation} is damaged in the store",
+        "generation_damaged": "generation {generation} is damaged in the store; where an older one is whole, delete this snapshot to wake from that",
         "looking_for_box": "looking for a box with label {label}: the provider may have created it",
         "offer_gone": "offer {offer} is gone",
         "no_offer": "no offer fits: GPU {gpu}, region {region}, at most {cap} an hour; {tried} tried",
@@ -60,7 +60,6 @@ register(
         "box_went": "box {box} vanished while it was starting",
         "restoring": "restoring generation {generation}",
         "agent_silent_restoring": "its agent has been silent for {minutes:g} minutes in the middle of the restore",
-        "worker_is_revoked": "its worker {worker} was revoked: its identity counts for nothing any more",
         "restore_mismatch": "the agent restored something else than generation {generation}",
         "wake_gave_up": "{tried} boxes were tried: {why}",
         "resuming": "running what starts on wake",

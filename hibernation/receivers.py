@@ -15,7 +15,8 @@ from pool.models import Dispatch, Sample, Worker
 
 def on_samples(sender: Any, samples: list[Sample], now: datetime, **_: Any) -> None:
     verdicts.samples_seen(samples, now=now)
-    nudge_rechecks({sample.worker_id for sample in samples})
+    worker_ids = {sample.worker_id for sample in samples}
+    transaction.on_commit(lambda: nudge_rechecks(worker_ids), robust=True)
 
 
 def on_dispatch(sender: Any, dispatch: Dispatch, now: datetime, **_: Any) -> None:
@@ -29,8 +30,9 @@ def on_worker(sender: Any, worker: Worker, now: datetime, **_: Any) -> None:
 
 
 def _nudge(worker: Worker) -> None:
-    """A step of its instance's chain may wait for exactly this. After the commit: a running step holds the chain's row
-    and asks for the dispatch's, so that taking them here the other way round could lock both up."""
+    """A step of its instance's chain may wait for exactly this. After the commit, as above: a running step holds the
+    chain's row and asks for the worker's and the dispatch's, so that taking them here the other way round could lock
+    both up."""
     instance_ref = worker.instance_ref
     if instance_ref:
         transaction.on_commit(lambda: nudge_instance(instance_ref), robust=True)

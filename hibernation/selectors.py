@@ -53,11 +53,13 @@ class Progress:
 
 @dataclass(frozen=True)
 class Shown:
-    """What is shown beside an instance's own columns. price_usd_per_h: of everything that is billed for it now."""
+    """What is shown beside an instance's own columns. boxes: everything that is billed for it now; box: the one of them
+    that it lives on. price_usd_per_h: of all of them."""
 
     resolved: Resolved
     price_usd_per_h: Decimal = Decimal(0)
     box: Box | None = None
+    boxes: Sequence[Box] = ()
     progress: Progress | None = None
     schedule: Schedule | None = None
     policy: dict[str, Any] = field(init=False)
@@ -75,18 +77,16 @@ def shown(rows: Sequence[Instance]) -> list[Instance]:
     """The same rows, each with `shown`, a Shown, in a handful of queries for all of them."""
     ids = [instance.pk for instance in rows]
     policies = policies_resolved(rows)
-    prices: dict[str, Decimal] = {}
-    live: dict[str, Box] = {}
-    for box in Box.objects.filter(instance__in=ids, state__in=BILLED):
-        prices[box.instance_id] = prices.get(box.instance_id, Decimal(0)) + box.price_usd_per_h
-        if box.state in LIVE:
-            live[box.instance_id] = box
+    billed: dict[str, list[Box]] = {pk: [] for pk in ids}
+    for box in Box.objects.filter(instance__in=ids, state__in=BILLED).order_by("epoch"):
+        billed[box.instance_id].append(box)
     progress = dict(_progress(rows))
     for instance in rows:
         instance.shown = Shown(
             resolved=policies[instance.pk],
-            price_usd_per_h=prices.get(instance.pk, Decimal(0)),
-            box=live.get(instance.pk),
+            price_usd_per_h=sum((box.price_usd_per_h for box in billed[instance.pk]), Decimal(0)),
+            box=next((box for box in billed[instance.pk] if box.state in LIVE), None),
+            boxes=billed[instance.pk],
             progress=progress.get(instance.pk),
             schedule=getattr(instance, "schedule", None),
         )

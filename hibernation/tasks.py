@@ -48,7 +48,8 @@ def reconcile_tick() -> int:
     with tick("hibernation.reconcile_tick"):
         ids = reconcile.accounts_to_reconcile(now=timezone.now())
         for account_id in ids:
-            ring("hibernation.account_reconcile", account_id)
+            # A provider that is slow must not find a message for each tick that it kept waiting.
+            ring("hibernation.account_reconcile", account_id, void_after_s=reconcile.TICK_S)
         return len(ids)
 
 

@@ -82,8 +82,11 @@ class Account(models.Model):
     budget_usd_per_day = models.DecimalField(max_digits=10, decimal_places=2, null=True, blank=True)
     budget_usd_per_month = models.DecimalField(max_digits=10, decimal_places=2, null=True, blank=True)
     price_cap_usd_per_h = models.DecimalField(max_digits=10, decimal_places=4, null=True, blank=True)
+    # At most what a policy may say: a worker that posts more seldom would be lost between two posts.
     check_interval_s = models.FloatField(
-        default=30, validators=[MinValueValidator(0.05)], help_text=_("how often its new workers post")
+        default=30,
+        validators=[MinValueValidator(0.05), MaxValueValidator(300)],
+        help_text=_("how often its new workers post"),
     )
     created_at = models.DateTimeField(default=timezone.now)
 
@@ -115,7 +118,8 @@ class Worker(Stateful):
     instance_ref: the rented instance whose box this is, or empty for a worker of the shared pool.
     owner: who alone may see and use it, or null for a worker of the shared pool.
     check_interval_s: how often it posts. due_at: when the next check of its silence is due; a worker whose posts are
-    overdue by more than one interval is suspect, by more than two lost.
+    overdue by more than one interval is suspect, by more than two lost. drain_asked_at: since when it is ordered to
+    drain, whatever its state is meanwhile; null where no such order stands.
     """
 
     TABLE = WORKER
@@ -141,6 +145,7 @@ class Worker(Stateful):
     gpu_util = models.FloatField(null=True, blank=True, help_text=_("percent; empty: unknown"))
     last_seen_at = models.DateTimeField(null=True, blank=True)
     due_at = models.DateTimeField(null=True, blank=True, editable=False)
+    drain_asked_at = models.DateTimeField(null=True, blank=True, editable=False)
     agent_version = models.CharField(max_length=40, blank=True, default="")
     platform = models.CharField(max_length=120, blank=True, default="")
     health_url = models.URLField(blank=True, default="")
@@ -150,7 +155,9 @@ class Worker(Stateful):
         ordering = ["name"]
         constraints = [
             models.UniqueConstraint(
-                fields=["instance_ref"], condition=~Q(instance_ref=""), name="worker_one_per_instance"
+                fields=["instance_ref"],
+                condition=~Q(instance_ref="") & ~Q(state=WorkerState.REVOKED),
+                name="worker_one_per_instance",
             ),
             models.UniqueConstraint(
                 fields=["account", "name"],

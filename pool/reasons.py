@@ -58,6 +58,7 @@ register(
         "new_session": "a new session of it was enrolled",
         "session_ended": "its session has ended",
         "secret_reused": "a secret that had been replaced was used again: somebody may have copied it",
+        "drain_stands": "it posted again, and the order to drain it still stands",
         "drain_taken_back": "the order to drain was taken back",
         "drain_over": "it drained for longer than {minutes:g} minutes",
         "session_gap": "nothing was heard for {gap_h:.2f} h; its session went on and was counted",

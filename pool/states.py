@@ -32,6 +32,10 @@ WORKER = StateTable(
         (W.SUSPECT, W.ONLINE): Edge("it posted again", "worker_back"),
         (W.SUSPECT, W.LOST): Edge("two posts in a row are missing", "worker_lost"),
         (W.LOST, W.ONLINE): Edge("it posted again in the same session", "worker_back"),
+        (W.OFFLINE, W.DRAINING): Edge(
+            "it posted again, and the order to drain still stands", "worker_draining"
+        ),
+        (W.LOST, W.DRAINING): Edge("it posted again, and the order to drain still stands", "worker_draining"),
         (W.LOST, W.OFFLINE): Edge(
             "a new session of it has been enrolled, or its end is known", "worker_offline"
         ),

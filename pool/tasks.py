@@ -8,7 +8,7 @@ from celery import shared_task
 from django.utils import timezone
 
 from core.ticks import step_each, tick
-from pool.services import intake, jobs, kaggle_accounts, kaggle_starts, liveness
+from pool.services import bell, intake, jobs, kaggle_accounts, kaggle_starts, liveness
 
 
 @shared_task(name="pool.intake_tick")
@@ -22,6 +22,7 @@ def intake_tick() -> int:
 def dispatch_tick() -> int:
     """Every 2 s, and rung by whatever makes a job or a worker ready. Two at once are safe: slots are taken under lock."""
     with tick("pool.dispatch_tick"):
+        bell.dispatcher_begins()
         return jobs.jobs_dispatch()
 
 

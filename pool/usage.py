@@ -29,6 +29,7 @@ LEAN = [
     "health_url",
     "last_seen_at",
     "due_at",
+    "drain_asked_at",
 ]
 
 

@@ -22,21 +22,52 @@ hypothesis_settings.register_profile("project", deadline=None, print_blob=True)
 hypothesis_settings.load_profile("project")
 
 
+INSTALLATIONS = ("tests/e2e/", "tests/chaos/")
+"""Folders whose tests share one whole installation."""
+
 DATABASE_FIXTURES = {"db", "transactional_db", "django_db_setup", "live_server"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--database-only", action="store_true", help="only tests that touch the database")
+    parser.addoption(
+        "--database-only", action="store_true", help="only tests that touch the database, and no slow ones"
+    )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """`--dist loadfile`, with the tests of each of INSTALLATIONS on one worker and before all others.
+
+    Starting an installation takes as long as hundreds of tests; while it is waited for, the other worker computes.
+    """
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class LoadFolderOrFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return next((folder for folder in INSTALLATIONS if file.startswith(folder)), file)
+
+    config.option.loadscopereorder = False
+    return LoadFolderOrFile(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """--database-only: what is worth a second run on another database."""
+    """Installations first. --database-only: what is worth a second run on another database.
+
+    That is one test of each kind; what is slow goes through the same queries many times.
+    """
+    items.sort(key=lambda item: not item.nodeid.startswith(INSTALLATIONS))
     if not config.getoption("--database-only"):
         return
     chosen = [
         item
         for item in items
-        if item.get_closest_marker("django_db") or DATABASE_FIXTURES & set(getattr(item, "fixturenames", ()))
+        if (
+            item.get_closest_marker("django_db") or DATABASE_FIXTURES & set(getattr(item, "fixturenames", ()))
+        )
+        and not item.get_closest_marker("slow")
     ]
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     items[:] = chosen

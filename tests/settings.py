@@ -7,6 +7,7 @@ tests inherit it; they run with `config.settings`.
 import atexit
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -25,6 +26,11 @@ for name in list(os.environ):
         del os.environ[name]
 for name in ("REDIS_URL", "DEBUG", "LOG_FORMAT"):
     os.environ.pop(name, None)
+
+# Dozens of processes import the same modules; compiling them anew in each takes longer than their tests do.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 os.environ["DORMOUSE_DATA_DIR"] = str(FOLDER / (WORKER or "data"))
 
 from config.settings import *  # noqa: E402, F403

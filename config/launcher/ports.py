@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 
 TRIES = 100
@@ -22,9 +23,11 @@ def is_free(host: str, port: int) -> bool:
             raise NoPort(
                 f"port {port} needs rights that this user does not have: choose one above 1023"
             ) from error
-        except socket.gaierror as error:
+        except (socket.gaierror, UnicodeError) as error:
             raise NoPort(f"{host} is no address of this machine") from error
-        except OSError:
+        except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise NoPort(f"{host} is no address of this machine") from error
             return False
     return True
 

@@ -166,12 +166,16 @@ def _plan(environ: Mapping[str, str]) -> tuple[Plan, Lock]:
     plan = Plan.of(environ)
     if plan.env.problems:
         raise Refused("\n".join(["Dormouse cannot start with these settings:", *map(str, plan.env.problems)]))
-    lock = Lock.take(plan.env.data_dir)
     try:
+        lock = Lock.take(plan.env.data_dir)
         run_dir_make(plan.env.run_dir)
         return _with_port(plan), lock
     except (RunFolderRefused, NoPort) as error:
         raise Refused(str(error)) from error
+    except OSError as error:
+        raise Refused(
+            f"DORMOUSE_DATA_DIR cannot be used ({error}): make it this user's or name another"
+        ) from error
 
 
 def _with_port(plan: Plan) -> Plan:

@@ -87,8 +87,11 @@ def suite(environ: Mapping[str, str], arguments: Sequence[str]) -> int:
 
 
 def _workers() -> list[str]:
-    """Two processes for two cores; a file's tests stay together, because they share servers."""
-    return ["-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile"]
+    """One more than there are cores: tests of real processes wait most of the time.
+
+    A file's tests stay together, because they share servers.
+    """
+    return ["-n", str(min(4, (os.cpu_count() or 1) + 1)), "--dist", "loadfile"]
 
 
 def _static(report: Report, env: Mapping[str, str]) -> None:

@@ -68,6 +68,8 @@ class Migration(migrations.Migration):
             ],
             options={
                 'ordering': ['-created_at'],
+                'indexes': [models.Index(condition=models.Q(('state', core.chain_states.ChainState['ACTIVE'])), fields=['next_at'], name='chain_due'), models.Index(fields=['subject_type', 'subject_id', '-created_at'], name='chain_subject')],
+                'constraints': [models.UniqueConstraint(condition=models.Q(('state', core.chain_states.ChainState['ACTIVE'])), fields=('subject_type', 'subject_id'), name='chain_one_active_per_subject'), models.CheckConstraint(condition=models.Q(models.Q(('next_at__isnull', False), ('state', core.chain_states.ChainState['ACTIVE'])), models.Q(models.Q(('state', core.chain_states.ChainState['ACTIVE']), _negated=True), ('next_at__isnull', True)), _connector='OR'), name='chain_active_is_always_due_some_time')],
             },
         ),
         migrations.CreateModel(
@@ -105,6 +107,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 'ordering': ['-id'],
+                'indexes': [models.Index(fields=['subject_type', 'subject_id', '-id'], name='event_subject'), models.Index(fields=['owner', '-id'], name='event_owner'), models.Index(fields=['-at'], name='event_at')],
             },
         ),
         migrations.CreateModel(
@@ -125,33 +128,5 @@ class Migration(migrations.Migration):
                 'ordering': ['-created_at'],
                 'constraints': [models.CheckConstraint(condition=models.Q(('expires_at__gt', models.F('created_at'))), name='api_token_expires_after_birth')],
             },
-        ),
-        migrations.AddIndex(
-            model_name='chain',
-            index=models.Index(condition=models.Q(('state', core.chain_states.ChainState['ACTIVE'])), fields=['next_at'], name='chain_due'),
-        ),
-        migrations.AddIndex(
-            model_name='chain',
-            index=models.Index(fields=['subject_type', 'subject_id', '-created_at'], name='chain_subject'),
-        ),
-        migrations.AddConstraint(
-            model_name='chain',
-            constraint=models.UniqueConstraint(condition=models.Q(('state', core.chain_states.ChainState['ACTIVE'])), fields=('subject_type', 'subject_id'), name='chain_one_active_per_subject'),
-        ),
-        migrations.AddConstraint(
-            model_name='chain',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('next_at__isnull', False), ('state', core.chain_states.ChainState['ACTIVE'])), models.Q(models.Q(('state', core.chain_states.ChainState['ACTIVE']), _negated=True), ('next_at__isnull', True)), _connector='OR'), name='chain_active_is_always_due_some_time'),
-        ),
-        migrations.AddIndex(
-            model_name='event',
-            index=models.Index(fields=['subject_type', 'subject_id', '-id'], name='event_subject'),
-        ),
-        migrations.AddIndex(
-            model_name='event',
-            index=models.Index(fields=['owner', '-id'], name='event_owner'),
-        ),
-        migrations.AddIndex(
-            model_name='event',
-            index=models.Index(fields=['-at'], name='event_at'),
         ),
     ]

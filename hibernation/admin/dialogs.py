@@ -7,9 +7,7 @@ from typing import Any
 
 from django import forms
 from django.template.defaultfilters import filesizeformat
-from django.utils.html import format_html, format_html_join
 from django.utils.translation import gettext_lazy as _
-from unfold.forms import BaseDialogForm
 from unfold.widgets import (
     UnfoldAdminDecimalFieldWidget,
     UnfoldAdminSelectWidget,
@@ -17,23 +15,12 @@ from unfold.widgets import (
     UnfoldBooleanSwitchWidget,
 )
 
+from core.admin_base import Dialog
 from hibernation.models import Instance
 from hibernation.providers.registry import provider_kinds
 from hibernation.services.wake import wake_estimate
 from hibernation.states import ASLEEP, AWAKE
 from pool.models import Account
-
-
-class Dialog(BaseDialogForm):
-    """Unfold's dialog shows the errors of fields only; this one shows the others as well."""
-
-    def render_before_template(self) -> str:
-        errors = format_html_join(
-            "",
-            '<p class="mb-4 text-red-600 dark:text-red-500">{}</p>',
-            ((each,) for each in self.non_field_errors()),
-        )
-        return format_html("{}{}", errors, super().render_before_template())
 
 
 class InstanceDialog(Dialog):

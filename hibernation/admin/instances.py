@@ -23,9 +23,9 @@ from hibernation import selectors
 from hibernation.admin.dialogs import GiveUpDialog, HibernateDialog, KeepAwakeDialog, RentDialog, WakeDialog
 from hibernation.admin.forms import InstanceForm
 from hibernation.models import Box, Instance
-from hibernation.services.hibernate import instance_hibernate
 from hibernation.services.instances import instance_create, instance_delete, instance_keep_awake
 from hibernation.services.policies import config_set, policies_apply
+from hibernation.services.sleep import instance_sleep
 from hibernation.services.wake import instance_wake
 from hibernation.states import InstanceState as S
 
@@ -194,7 +194,8 @@ class InstanceAdmin(ConsoleAdmin):
         dialog={
             "title": _("Put this instance to sleep?"),
             "description": _(
-                "Its workspace is snapshotted and verified; only then its machine is given back."
+                "Its workspace is snapshotted and verified; only then its machine is given back. "
+                "What is written after the snapshot has begun may not be in it. A wake that is under way is stopped."
             ),
             "form_class": HibernateDialog,
             "form_submit_text": _("Hibernate"),
@@ -202,7 +203,7 @@ class InstanceAdmin(ConsoleAdmin):
     )
     def hibernate(self, request: HttpRequest, form: HibernateDialog, object_id: str) -> HttpResponse:
         def do(row: Instance, by: str) -> str:
-            instance_hibernate(row, reason=because("hibernate_asked", by=by), by=by)
+            instance_sleep(row, by=by)
             return gettext("%s is going to sleep.") % row.name
 
         return _done(request, object_id, do)

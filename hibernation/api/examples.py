@@ -85,6 +85,7 @@ INSTANCE = OpenApiExample(
         "epoch": 3,
         "worker": "w_0123456789abcdef",
         "box": None,
+        "boxes": [],
         "price_usd_per_h": "0.0000",
         "gpu_util": None,
         "last_active_at": "2026-11-21T14:29:30Z",

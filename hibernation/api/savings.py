@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -17,6 +17,8 @@ from hibernation.savings import Ledger
 from hibernation.services.ledger import Figures, Paid, figures_of
 
 DEFAULT_PERIOD = timedelta(days=30)
+EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
+"""Nothing here is older; far from the end of the calendar, beyond which nothing can be reckoned."""
 
 
 class Money(serializers.DecimalField):
@@ -168,11 +170,11 @@ def _moment(query: Any, name: str) -> datetime | None:
     try:
         day = parse_date(text)
         found = parse_datetime(f"{day}T00:00:00Z" if day else text)
-    except ValueError:
-        found = None
-    if found is None or is_naive(found):
-        raise Invalid(
-            f"{name} {text!r} is not a time",
-            hint="use a date, 2026-11-01, or a time with its zone, 2026-11-01T09:00:00Z",
-        )
-    return found
+        if found is not None and not is_naive(found):
+            return max(found.astimezone(UTC), EARLIEST)
+    except (ValueError, OverflowError):
+        pass
+    raise Invalid(
+        f"{name} {text!r} is not a time",
+        hint="use a date, 2026-11-01, or a time with its zone, 2026-11-01T09:00:00Z",
+    )

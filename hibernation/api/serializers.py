@@ -15,15 +15,17 @@ GIB = 1024**3
 
 
 class BoxSerializer(serializers.ModelSerializer):
-    """The machine that an instance lives on now."""
+    """A machine that is rented for an instance."""
 
     status = serializers.CharField(source="state")
+    reason = serializers.CharField(help_text="why it is in its state")
 
     class Meta:
         model = Box
         fields = [
             "id",
             "status",
+            "reason",
             "provider_ref",
             "machine_id",
             "gpu_name",
@@ -71,7 +73,12 @@ class InstanceSerializer(serializers.ModelSerializer):
     price_usd_per_h = serializers.DecimalField(
         source="shown.price_usd_per_h", max_digits=12, decimal_places=4, help_text="billed for it now"
     )
-    box = BoxSerializer(source="shown.box", allow_null=True)
+    box = BoxSerializer(source="shown.box", allow_null=True, help_text="the one that it lives on now")
+    boxes = BoxSerializer(
+        source="shown.boxes",
+        many=True,
+        help_text="all that are billed for it now: also those that go, and stranded ones, which wait for your decision",
+    )
     progress = ProgressSerializer(source="shown.progress", allow_null=True)
     schedule = ScheduleSerializer(source="shown.schedule", allow_null=True)
     auto_hibernation = serializers.DictField(
@@ -96,6 +103,7 @@ class InstanceSerializer(serializers.ModelSerializer):
             "epoch",
             "worker",
             "box",
+            "boxes",
             "price_usd_per_h",
             "gpu_util",
             "last_active_at",

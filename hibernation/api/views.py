@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from core.api import ErrorSerializer, HasScope, Pagination, actor, owned
-from core.errors import Invalid
+from core.errors import Invalid, TransitionRefused
 from core.models import Chain, Event
 from core.reasons import because
 from hibernation import selectors
@@ -26,10 +27,11 @@ from hibernation.api import serializers as s
 from hibernation.models import Box, Instance
 from hibernation.policy import to_json
 from hibernation.providers.registry import provider_kinds
-from hibernation.services.hibernate import instance_hibernate
 from hibernation.services.instances import instance_create, instance_delete, instance_keep_awake
 from hibernation.services.policies import config_set, policy_resolved
 from hibernation.services.schedules import schedule_set
+from hibernation.services.sleep import instance_sleep
+from hibernation.services.stranded import stranded_discard_all
 from hibernation.services.wake import instance_wake, wake_estimate
 from hibernation.states import INSTANCE
 from pool.models import Account, Sample
@@ -58,6 +60,7 @@ class InstanceViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets
     pagination_class = Pagination
     filterset_class = InstanceFilter
     queryset = Instance.objects.all()
+    lookup_value_regex = "[a-z0-9_]+"  # anything else is no id, and not every database can be asked for it
 
     def get_queryset(self) -> QuerySet[Instance]:
         return owned(selectors.instances(), self.request)
@@ -110,6 +113,21 @@ class InstanceViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets
             return Response(status=status.HTTP_204_NO_CONTENT)
         return self._started(instance, chain)
 
+    @extend_schema(tags=["instances"], request=None, responses={200: s.InstanceSerializer, 409: REFUSED})
+    @action(detail=True, methods=["post"], url_path="discard-stranded")
+    def discard_stranded(self, request: Request, pk: str) -> Response:
+        """Destroy its stranded boxes, and lose what is on them.
+
+        A box is stranded where its provider had lost it and lists it again after the instance went on without it. What
+        is on it is in no snapshot, so that it stays, and is billed, until you say this.
+        """
+        instance = self.get_object()
+        if not stranded_discard_all(instance, by=actor(request), now=timezone.now()):
+            raise TransitionRefused(
+                f"instance {instance.pk} has no stranded box", hint="`boxes` lists what is billed for it"
+            )
+        return self._answer(instance)
+
     @extend_schema(
         tags=["instances"],
         request=s.WakeSerializer,
@@ -134,12 +152,12 @@ class InstanceViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets
     @extend_schema(tags=["instances"], request=None, responses={202: s.StartedSerializer, 409: REFUSED})
     @action(detail=True, methods=["post"])
     def hibernate(self, request: Request, pk: str) -> Response:
-        """Put it to sleep now: snapshot, verify, then destroy the box. A running job stops it; a busy GPU does not."""
+        """Put it to sleep now: snapshot, verify, then destroy the box. A running job stops it; a busy GPU does not.
+
+        One that is waking sleeps on: the wake is stopped and its new box given up.
+        """
         instance = self.get_object()
-        by = actor(request)
-        chain = instance_hibernate(
-            instance, reason=because("hibernate_asked", by=by), by=by, now=timezone.now()
-        )
+        chain = instance_sleep(instance, by=actor(request), now=timezone.now())
         return self._started(instance, chain)
 
     @extend_schema(
@@ -219,7 +237,7 @@ class InstanceViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets
         instance = self.get_object()
         rows = Event.objects.filter(subject_type=Instance.SUBJECT, subject_id=instance.pk)
         after = request.query_params.get("after", "0")
-        if not after.isdigit():
+        if not re.fullmatch("[0-9]{1,18}", after):
             raise Invalid(
                 f"after {after!r} is not the id of an event", hint="use the highest id that you have seen"
             )

@@ -14,14 +14,16 @@ from hibernation.chains.subject import instance_of, subject
 from hibernation.models import Box
 from hibernation.services import boxes
 from hibernation.services.hibernate import back_to_running, untouched
-from hibernation.states import LIVE, BoxState, InstanceState
+from hibernation.states import BoxState, InstanceState
 
 
 def destroy(run: Run) -> Outcome:
     """The row says who discarded it, then the provider is asked."""
     instance = subject(run)
     box = hibernate.box_of(run, instance)
-    if box.state in LIVE:
+    if box.state == BoxState.GONE:
+        boxes.box_gone_discard(box, by=run.chain.by)
+    elif box.state != BoxState.DESTROYING:
         with run.holding():
             reason = because("box_discarded", by=run.chain.by)
             boxes.worker_stands_down(instance, reason=reason, now=run.now)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from django.utils import timezone
+
 from core.chain_states import ChainState
 from core.chains import Again, Definition, Goto, Next, Outcome, Run, Step, Stop, register
 from core.errors import TransitionRefused
@@ -41,7 +43,8 @@ from snapshots.states import SnapshotState
 
 SNAPSHOT_TRIES = 3
 READING_PATIENCE = timedelta(minutes=5)
-"""How long the recheck waits for a reading. Silence is never idleness."""
+"""How long the recheck waits for a reading, at least: an agent that posts seldom is waited for longer. Silence is never
+idleness."""
 
 
 def drain(run: Run) -> Outcome:
@@ -121,12 +124,14 @@ def verify(run: Run) -> Outcome:
 def recheck(run: Run) -> Outcome:
     """Nothing may have happened since the snapshot began: no job, no hold, no activity, and no silence either."""
     instance, generation = subject(run), _generation(run)
-    moved = _stirred(run, instance, generation)
+    moved = _stirred(run, instance, generation, now=run.now)
     if moved is not None:
         return Stop(ChainState.ABORTED, moved)
     if run.data.get("asked") or not reading_missing(instance, generation, now=run.now):
         return Next()
-    if run.step_age > READING_PATIENCE:
+    # The reading that counts may be the second after the commit: the first is partly a mean over the upload.
+    patience = max(READING_PATIENCE, 2 * policies.policy_resolved(instance).policy.silence)
+    if run.step_age > patience:
         minutes = round(run.step_age.total_seconds() / 60, 1)
         return Stop(ChainState.ABORTED, because("no_reading_since_snapshot", minutes=minutes))
     return Again(LOOK_AGAIN_S, because("waiting_for_reading"))
@@ -137,12 +142,14 @@ def destroy(run: Run) -> Outcome:
     instance, generation = subject(run), _generation(run)
     box = box_of(run, instance)
     if box.state in LIVE:
-        back = _last_look(run, instance, generation)
-        if back is not None:
-            return back
         try:
             with run.holding():
-                let_go(instance, box, generation, now=run.now)
+                # By the clock of this moment: whoever has stood still since its claim knows only what was then.
+                now = timezone.now()
+                back = _last_look(run, instance, generation, now=now)
+                if back is not None:
+                    return back
+                let_go(instance, box, generation, now=now)
         except TransitionRefused as refused:
             return Stop(ChainState.ABORTED, because("not_let_go", error=refused.message[:300]))
     if box.state == BoxState.DESTROYING and box.provider_ref:
@@ -205,20 +212,20 @@ def _asleep(chain: Chain, instance: Instance, now: datetime) -> None:
     )
 
 
-def _stirred(run: Run, instance: Instance, generation: Snapshot) -> Reason | None:
+def _stirred(run: Run, instance: Instance, generation: Snapshot, *, now: datetime) -> Reason | None:
     """What has happened on it since the snapshot began, if anything has. A person who asked is not held up by a busy GPU."""
-    in_the_way = obstacle(instance, now=run.now)
+    in_the_way = obstacle(instance, now=now)
     if in_the_way is not None or run.data.get("asked"):
         return in_the_way
     return stirring(instance, generation)
 
 
-def _last_look(run: Run, instance: Instance, generation: Snapshot) -> Outcome | None:
+def _last_look(run: Run, instance: Instance, generation: Snapshot, *, now: datetime) -> Outcome | None:
     """The recheck may be long ago by now, if every worker was away: look once more at the very moment of letting go."""
-    moved = _stirred(run, instance, generation)
+    moved = _stirred(run, instance, generation, now=now)
     if moved is not None:
         return Stop(ChainState.ABORTED, moved)
-    if not run.data.get("asked") and reading_missing(instance, generation, now=run.now):
+    if not run.data.get("asked") and reading_missing(instance, generation, now=now):
         return Goto("recheck", because("waiting_for_reading"))
     return None
 
@@ -277,7 +284,7 @@ HIBERNATE = register(
             Step("drain", drain, limit_minutes=15),
             Step("snapshot", snapshot, limit_minutes=12 * 60),
             Step("verify", verify, limit_minutes=120, leases=100),
-            Step("recheck", recheck, limit_minutes=10),
+            Step("recheck", recheck, limit_minutes=30),
             Step("destroy", destroy, limit_minutes=None, attempts=None),
             Step("confirm", confirm, limit_minutes=None, attempts=None),
         ),

@@ -50,12 +50,12 @@ def rent(run: Run) -> Outcome:
         return Stop(ChainState.FAILED, because("provider_refused", error=error.message[:300]))
 
 
-def next_offer(run: Run, box: Box, reason: Reason, *, ban: bool = False) -> Outcome:
-    """Give this box up and rent another, on another machine."""
+def next_offer(run: Run, box: Box, reason: Reason, *, ban: bool = False, step: str = "rent") -> Outcome:
+    """Give this box up and rent another, on another machine. step: where to go on."""
     with run.holding():
         boxes.box_abandon(box, reason=reason, now=run.now, ban=ban)
         _count(run, box, reason, rented=1)
-    return Goto("rent", reason)
+    return Goto(step, reason)
 
 
 def _plan(run: Run, instance: Instance) -> Outcome:
@@ -113,8 +113,10 @@ def _look_for(run: Run, box: Box, provider: Provider) -> Outcome:
     """A create was begun and its answer is not known: only the label tells. Nothing is created before it was looked for."""
     found = with_label(provider.listing(), box.label)
     if found:
+        reason = because("adopted", ref=found[0].ref)
+        made_at = found[0].created_at or box.create_asked_at
         with run.holding():
-            boxes.box_rented(box, ref=found[0].ref, reason=because("adopted", ref=found[0].ref), now=run.now)
+            boxes.box_rented(box, ref=found[0].ref, reason=reason, now=run.now, rented_at=made_at)
         if len(found) > 1:  # nobody can tell which of them will hold the workspace: all of them go
             return next_offer(run, box, because("rented_twice", label=box.label, boxes=len(found)))
         return Next()

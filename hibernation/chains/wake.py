@@ -28,11 +28,12 @@ from hibernation.chains.work import (
 )
 from hibernation.models import Box, Instance
 from hibernation.services import boxes, policies, pursuit
+from hibernation.services.identity import worker_furnish
 from hibernation.services.wake import KIND
 from hibernation.states import InstanceState
 from pool.models import Dispatch
 from pool.services import workers
-from pool.states import LISTENING, DispatchState, WorkerState
+from pool.states import LISTENING, DispatchState
 from snapshots.models import Snapshot
 from snapshots.services import taking, verifying
 from snapshots.states import SnapshotState
@@ -52,14 +53,13 @@ def reserve(run: Run) -> Outcome:
     instance = subject(run)
     if not instance.account.enabled:
         return Stop(ChainState.FAILED, because("account_disabled"))
-    if instance.worker is not None and instance.worker.state == WorkerState.REVOKED:
-        return Stop(ChainState.FAILED, because("worker_is_revoked", worker=instance.worker.pk))
     with run.holding():
-        workers.worker_slots_set(instance.worker, 0)
+        workers.worker_slots_set(worker_furnish(instance, now=run.now), 0)
     if run.data.get("snapshot") is None:
         return Next()
     generation = _generation(run)
-    if generation.state == SnapshotState.DAMAGED:  # perhaps the store was only away for a while
+    # Perhaps the store was only away for a while; or it is the store, and not the box, that a restore failed for.
+    if generation.state == SnapshotState.DAMAGED or run.data.get("rented"):
         verifying.snapshot_recheck(generation)
     if generation.state != SnapshotState.VERIFIED:
         return Stop(ChainState.FAILED, because("generation_damaged", generation=generation.generation))
@@ -120,7 +120,7 @@ def restore(run: Run) -> Outcome:
     error = ended_with(dispatch)
     if dispatch.state == DispatchState.SUCCEEDED:
         error = str(because("restore_mismatch", generation=generation.generation))
-    return next_offer(run, box, because("box_restore_failed", error=error[:300]))
+    return next_offer(run, box, because("box_restore_failed", error=error[:300]), step="reserve")
 
 
 def _asked(run: Run, instance: Instance, box: Box, generation: Snapshot, attempt: int) -> Dispatch:

@@ -15,9 +15,9 @@ class Migration(migrations.Migration):
     initial = True
 
     dependencies = [
+        migrations.swappable_dependency(settings.AUTH_USER_MODEL),
         ('pool', '0001_initial'),
         ('snapshots', '0001_initial'),
-        migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
     operations = [
@@ -59,6 +59,8 @@ class Migration(migrations.Migration):
             ],
             options={
                 'ordering': ['name'],
+                'indexes': [models.Index(fields=['owner', 'state'], name='instance_owner_state'), models.Index(condition=models.Q(('state', hibernation.states.InstanceState['IDLE'])), fields=['idle_due_at'], name='instance_idle_due'), models.Index(condition=models.Q(('state', hibernation.states.InstanceState['HIBERNATED'])), fields=['delete_due_at'], name='instance_delete_due'), models.Index(condition=models.Q(('state__in', (hibernation.states.InstanceState['RUNNING'], hibernation.states.InstanceState['IDLE']))), fields=['judge_at'], name='instance_judge')],
+                'constraints': [models.UniqueConstraint(fields=('owner', 'name'), name='instance_name'), models.CheckConstraint(condition=models.Q(models.Q(('state', hibernation.states.InstanceState['HIBERNATED']), _negated=True), ('snapshot__isnull', False), _connector='OR'), name='instance_hibernated_has_a_snapshot'), models.CheckConstraint(condition=models.Q(models.Q(('state', hibernation.states.InstanceState['HIBERNATING']), _negated=True), ('restore_incomplete', False), _connector='OR'), name='instance_snapshotted_only_when_restored')],
             },
         ),
         migrations.CreateModel(
@@ -94,6 +96,8 @@ class Migration(migrations.Migration):
             options={
                 'verbose_name_plural': 'boxes',
                 'ordering': ['-created_at'],
+                'indexes': [models.Index(fields=['account', 'state'], name='box_account_state')],
+                'constraints': [models.CheckConstraint(condition=models.Q(models.Q(('state', hibernation.states.BoxState['DESTROYING']), _negated=True), ('handed_over_at__isnull', True), models.Q(('safe_epoch', models.F('epoch')), ('safe_epoch__isnull', False), ('safe_snapshot__isnull', False)), models.Q(('discarded_by', ''), _negated=True), _connector='OR'), name='box_destroyed_only_with_a_verified_generation'), models.CheckConstraint(condition=models.Q(models.Q(('state', hibernation.states.BoxState['REFUSED']), _negated=True), ('provider_ref', ''), _connector='OR'), name='box_that_was_rented_is_never_refused'), models.CheckConstraint(condition=models.Q(models.Q(('gone_at__isnull', False), ('state', hibernation.states.BoxState['GONE'])), models.Q(models.Q(('state', hibernation.states.BoxState['GONE']), _negated=True), ('gone_at__isnull', True)), _connector='OR'), name='box_billed_until_it_is_gone'), models.UniqueConstraint(condition=models.Q(('state__in', (hibernation.states.BoxState['RENTING'], hibernation.states.BoxState['BOOTING'], hibernation.states.BoxState['RUNNING']))), fields=('instance',), name='box_one_live_per_instance'), models.UniqueConstraint(fields=('instance', 'epoch'), name='box_one_per_epoch')],
             },
         ),
         migrations.CreateModel(
@@ -121,6 +125,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 'verbose_name_plural': 'policies',
+                'constraints': [models.UniqueConstraint(condition=models.Q(('scope', 'site')), fields=('scope',), name='policy_one_site'), models.UniqueConstraint(condition=models.Q(('scope', 'owner')), fields=('owner',), name='policy_one_per_owner'), models.UniqueConstraint(condition=models.Q(('scope', 'gpu_type')), fields=('owner', 'gpu_type'), name='policy_one_per_gpu_type'), models.CheckConstraint(condition=models.Q(models.Q(('gpu_type', ''), ('owner__isnull', True), ('scope', 'site')), models.Q(('gpu_type', ''), ('owner__isnull', False), ('scope', 'owner')), models.Q(('owner__isnull', False), ('scope', 'gpu_type'), models.Q(('gpu_type', ''), _negated=True)), _connector='OR'), name='policy_scope_fits')],
             },
         ),
         migrations.CreateModel(
@@ -132,6 +137,9 @@ class Migration(migrations.Migration):
                 ('updated_at', models.DateTimeField(auto_now=True)),
                 ('instance', models.OneToOneField(on_delete=django.db.models.deletion.CASCADE, related_name='schedule', to='hibernation.instance')),
             ],
+            options={
+                'indexes': [models.Index(fields=['next_wake_at'], name='schedule_wake'), models.Index(fields=['next_sleep_at'], name='schedule_sleep')],
+            },
         ),
         migrations.CreateModel(
             name='Verdict',
@@ -148,86 +156,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 'ordering': ['-id'],
+                'indexes': [models.Index(fields=['instance', '-at'], name='verdict_instance_at')],
             },
-        ),
-        migrations.AddIndex(
-            model_name='instance',
-            index=models.Index(fields=['owner', 'state'], name='instance_owner_state'),
-        ),
-        migrations.AddIndex(
-            model_name='instance',
-            index=models.Index(condition=models.Q(('state', hibernation.states.InstanceState['IDLE'])), fields=['idle_due_at'], name='instance_idle_due'),
-        ),
-        migrations.AddIndex(
-            model_name='instance',
-            index=models.Index(condition=models.Q(('state', hibernation.states.InstanceState['HIBERNATED'])), fields=['delete_due_at'], name='instance_delete_due'),
-        ),
-        migrations.AddIndex(
-            model_name='instance',
-            index=models.Index(condition=models.Q(('state__in', (hibernation.states.InstanceState['RUNNING'], hibernation.states.InstanceState['IDLE']))), fields=['judge_at'], name='instance_judge'),
-        ),
-        migrations.AddConstraint(
-            model_name='instance',
-            constraint=models.UniqueConstraint(fields=('owner', 'name'), name='instance_name'),
-        ),
-        migrations.AddConstraint(
-            model_name='instance',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('state', hibernation.states.InstanceState['HIBERNATED']), _negated=True), ('snapshot__isnull', False), _connector='OR'), name='instance_hibernated_has_a_snapshot'),
-        ),
-        migrations.AddConstraint(
-            model_name='instance',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('state', hibernation.states.InstanceState['HIBERNATING']), _negated=True), ('restore_incomplete', False), _connector='OR'), name='instance_snapshotted_only_when_restored'),
-        ),
-        migrations.AddIndex(
-            model_name='box',
-            index=models.Index(fields=['account', 'state'], name='box_account_state'),
-        ),
-        migrations.AddConstraint(
-            model_name='box',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('state', hibernation.states.BoxState['DESTROYING']), _negated=True), ('handed_over_at__isnull', True), models.Q(('safe_epoch', models.F('epoch')), ('safe_epoch__isnull', False), ('safe_snapshot__isnull', False)), models.Q(('discarded_by', ''), _negated=True), _connector='OR'), name='box_destroyed_only_with_a_verified_generation'),
-        ),
-        migrations.AddConstraint(
-            model_name='box',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('state', hibernation.states.BoxState['REFUSED']), _negated=True), ('provider_ref', ''), _connector='OR'), name='box_that_was_rented_is_never_refused'),
-        ),
-        migrations.AddConstraint(
-            model_name='box',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('gone_at__isnull', False), ('state', hibernation.states.BoxState['GONE'])), models.Q(models.Q(('state', hibernation.states.BoxState['GONE']), _negated=True), ('gone_at__isnull', True)), _connector='OR'), name='box_billed_until_it_is_gone'),
-        ),
-        migrations.AddConstraint(
-            model_name='box',
-            constraint=models.UniqueConstraint(condition=models.Q(('state__in', (hibernation.states.BoxState['RENTING'], hibernation.states.BoxState['BOOTING'], hibernation.states.BoxState['RUNNING']))), fields=('instance',), name='box_one_live_per_instance'),
-        ),
-        migrations.AddConstraint(
-            model_name='box',
-            constraint=models.UniqueConstraint(fields=('instance', 'epoch'), name='box_one_per_epoch'),
-        ),
-        migrations.AddConstraint(
-            model_name='policy',
-            constraint=models.UniqueConstraint(condition=models.Q(('scope', 'site')), fields=('scope',), name='policy_one_site'),
-        ),
-        migrations.AddConstraint(
-            model_name='policy',
-            constraint=models.UniqueConstraint(condition=models.Q(('scope', 'owner')), fields=('owner',), name='policy_one_per_owner'),
-        ),
-        migrations.AddConstraint(
-            model_name='policy',
-            constraint=models.UniqueConstraint(condition=models.Q(('scope', 'gpu_type')), fields=('owner', 'gpu_type'), name='policy_one_per_gpu_type'),
-        ),
-        migrations.AddConstraint(
-            model_name='policy',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('gpu_type', ''), ('owner__isnull', True), ('scope', 'site')), models.Q(('gpu_type', ''), ('owner__isnull', False), ('scope', 'owner')), models.Q(('owner__isnull', False), ('scope', 'gpu_type'), models.Q(('gpu_type', ''), _negated=True)), _connector='OR'), name='policy_scope_fits'),
-        ),
-        migrations.AddIndex(
-            model_name='schedule',
-            index=models.Index(fields=['next_wake_at'], name='schedule_wake'),
-        ),
-        migrations.AddIndex(
-            model_name='schedule',
-            index=models.Index(fields=['next_sleep_at'], name='schedule_sleep'),
-        ),
-        migrations.AddIndex(
-            model_name='verdict',
-            index=models.Index(fields=['instance', '-at'], name='verdict_instance_at'),
         ),
     ]

@@ -120,10 +120,13 @@ def box_not_asked_for(box: Box) -> None:
     box.create_asked_at = None
 
 
-def box_rented(box: Box, *, ref: str, reason: Reason, now: datetime) -> None:
-    """The provider has it: it is billed from here. Again for the same box changes nothing."""
+def box_rented(
+    box: Box, *, ref: str, reason: Reason, now: datetime, rented_at: datetime | None = None
+) -> None:
+    """The provider has it: it is billed from rented_at, else from now. Again for the same box changes nothing."""
     if box.state == BoxState.RENTING:
-        advance(box, BoxState.BOOTING, reason=reason, now=now, provider_ref=ref, rented_at=now)
+        billed_from = min(rented_at or now, now)
+        advance(box, BoxState.BOOTING, reason=reason, now=now, provider_ref=ref, rented_at=billed_from)
 
 
 def box_refused(box: Box, *, reason: Reason, now: datetime) -> None:
@@ -193,6 +196,12 @@ def box_discard(box: Box, *, by: str, now: datetime) -> None:
         advance(
             box, BoxState.DESTROYING, reason=reason, by=by, now=now, discarded_by=by, destroy_asked_at=now
         )
+
+
+def box_gone_discard(box: Box, *, by: str) -> None:
+    """Its owner discards a box that has vanished already: should it come back, it must go. Once it has, by whoever came
+    first, nothing changes."""
+    Box.objects.filter(pk=box.pk, state=BoxState.GONE, discarded_by="").update(discarded_by=by)
 
 
 def box_abandon(box: Box, *, reason: Reason, now: datetime, ban: bool = False) -> None:

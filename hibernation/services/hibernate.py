@@ -34,7 +34,7 @@ class FallingAsleep(TooSoon):
         super().__init__(
             f"instance {instance_ref} is past the point of return: its verified copy is kept and its box is going",
             retry_after_s=FALLEN_ASLEEP_S,
-            hint="wait until it is hibernated, then wake it",
+            hint="wait until it is hibernated, then ask again",
         )
 
 

@@ -22,10 +22,15 @@ from hibernation.services import policies
 from hibernation.services.boxes import worker_locked
 from hibernation.services.hibernate import KIND as HIBERNATE
 from hibernation.services.hibernate import hibernation_stop
+from hibernation.services.identity import worker_furnish
+from hibernation.services.stranded import stranded_discard_all
+from hibernation.services.wake import generation_of
 from hibernation.states import ASLEEP, AWAKE, BoxState, InstanceState
 from pool.models import Account
 from pool.services import workers
 from snapshots.models import Snapshot
+from snapshots.services.taking import verified_latest
+from snapshots.states import SnapshotState
 
 NAME_LIMIT = 80
 ON_WAKE_LIMIT = 64 * 1024
@@ -90,17 +95,7 @@ def instance_create(
 
 def _furnish(instance: Instance, *, reason: Reason, by: str, now: datetime) -> None:
     """Its worker, its schedule, its first event, and the chain that rents its box."""
-    policy = policies.policy_resolved(instance).policy
-    instance.worker = workers.worker_create(
-        account=instance.account,
-        name=f"{instance.name} · {instance.pk}"[:80],
-        instance_ref=instance.pk,
-        owner=instance.owner,
-        slots=0,
-        check_interval_s=policy.check_interval_seconds,
-        now=now,
-    )
-    instance.save(update_fields=["worker"])
+    worker_furnish(instance, now=now)
     policies.policies_apply(Instance.objects.filter(pk=instance.pk), now=now)
     event_add(instance, "created", reason=reason, by=by, now=now, to_state=InstanceState.PROVISIONING)
     chains.chain_start(
@@ -173,7 +168,7 @@ def instance_keep_awake(
 ) -> Instance:
     """Hold an instance awake for so many minutes from now; 0 lifts the hold. Stops a hibernation that can still be stopped.
 
-    Raises FallingAsleep where that is too late, TransitionRefused where it sleeps already.
+    Raises FallingAsleep where that is too late, TransitionRefused where it sleeps already or is being given up.
     """
     now = now or timezone.now()
     if not 0 <= minutes <= KEEP_AWAKE_LIMIT_MINUTES:
@@ -188,6 +183,11 @@ def instance_keep_awake(
         row = Instance.objects.select_for_update().get(pk=instance.pk)
         if minutes and row.state in ASLEEP:
             raise TransitionRefused(f"instance {row.pk} is {row.state}", hint="wake it first")
+        if minutes and chain is not None and chain.kind == "discard":
+            raise TransitionRefused(
+                f"instance {row.pk} is being given up: {chain.by} has discarded its workspace",
+                hint="what its snapshots hold can be woken once it is deleted",
+            )
         _hold(row, minutes, reason, by=by, now=now)
     instance.refresh_from_db()
     return instance
@@ -217,8 +217,9 @@ def instance_delete(
     """Give an instance up. Its snapshots stay until they are deleted themselves.
 
     An awake one is refused unless discard says, in so many words, that its workspace may be lost: then its box is
-    destroyed unsaved and the chain that does it is returned. One that is still being provisioned is stopped, and one
-    that falls asleep too where it is discarded; otherwise it is refused while a chain is at work on it.
+    destroyed unsaved and the chain that does it is returned; boxes of it that are stranded go with it. One that is still
+    being provisioned is stopped, and one that falls asleep too where it is discarded; otherwise it is refused while a
+    chain is at work on it.
     """
     now = now or timezone.now()
     instance.refresh_from_db()
@@ -242,6 +243,7 @@ def instance_delete(
         if discard:  # a box that its provider had lost need not be kept, should it come back
             lost = Box.objects.filter(instance=instance, state=BoxState.GONE, discarded_by="")
             lost.update(discarded_by=by)
+            stranded_discard_all(instance, by=by, now=now)
     return None
 
 
@@ -265,6 +267,7 @@ def _discard(instance: Instance, reason: Reason, *, by: str, now: datetime) -> C
         advance(instance, InstanceState.HIBERNATING, reason=reason, by=by, now=now, idle_due_at=None)
         if worker is not None:
             workers.worker_slots_set(worker, 0)
+        stranded_discard_all(instance, by=by, now=now)
         return chains.chain_start(
             "discard",
             subject_type=Instance.SUBJECT,
@@ -295,8 +298,19 @@ def snapshot_needed(snapshot: Snapshot) -> str | None:
         InstanceState.HIBERNATING,
         InstanceState.LOST,
     )
-    sleeper = Instance.objects.filter(snapshot=snapshot, state__in=states).first()
-    if sleeper is not None:
+    sleepers = Instance.objects.filter(pk=snapshot.instance_ref, state__in=states)
+    sleeper = sleepers.select_related("snapshot").first()
+    if sleeper is not None and _wakes_from(sleeper, snapshot):
         return f"{sleeper.name} is {sleeper.state} on it"
     going = Box.objects.filter(safe_snapshot=snapshot, state=BoxState.DESTROYING).first()
     return f"box {going.pk} is being destroyed on its strength" if going is not None else None
+
+
+def _wakes_from(sleeper: Instance, snapshot: Snapshot) -> bool:
+    """Whether it would be woken from this generation. A damaged one its owner may let go for an older one that is whole."""
+    asleep = sleeper.state in (InstanceState.HIBERNATED, InstanceState.LOST)
+    if sleeper.snapshot_id == snapshot.pk:
+        return not (
+            asleep and snapshot.state == SnapshotState.DAMAGED and verified_latest(sleeper.pk) is not None
+        )
+    return asleep and generation_of(sleeper) == snapshot

@@ -14,6 +14,7 @@ from core.reasons import because
 from core.ticks import step_each
 from core.transitions import advance, event_add
 from hibernation.models import Box, Instance
+from hibernation.services.wake import generation_of
 from hibernation.states import InstanceState
 from snapshots.models import Snapshot
 from snapshots.services.taking import snapshot_fail
@@ -45,8 +46,8 @@ def instance_pause_end(instance: Instance, *, now: datetime) -> bool:
     )
     if mine.update(delete_due_at=now + CHECKING) != 1:
         return False
-    snapshot = instance.snapshot
-    assert snapshot is not None, "the database keeps no hibernated instance without a snapshot"
+    snapshot = generation_of(instance)
+    assert snapshot is not None, "nobody lets the last generation of a hibernated instance go"
     if not snapshot_recheck(snapshot, now=now):
         Instance.objects.filter(pk=instance.pk, delete_due_at=now + CHECKING).update(
             delete_due_at=now + LOOK_AGAIN
@@ -58,7 +59,14 @@ def instance_pause_end(instance: Instance, *, now: datetime) -> bool:
     minutes = round((now - (instance.hibernated_at or now)).total_seconds() / 60, 1)
     reason = because("paused_long_enough", minutes=minutes, generation=snapshot.generation)
     try:
-        advance(instance, InstanceState.DELETED, reason=reason, now=now, delete_due_at=None)
+        advance(
+            instance,
+            InstanceState.DELETED,
+            reason=reason,
+            now=now,
+            delete_due_at=None,
+            snapshot_id=snapshot.pk,
+        )
     except TransitionRefused as refused:
         log.info("instance=%s was not deleted: %s", instance.pk, refused)
         return False

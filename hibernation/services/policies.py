@@ -20,6 +20,7 @@ from hibernation.models import Box, Instance, Policy
 from hibernation.policy import Partial, PolicyInvalid, Resolved, parse, problems_of
 from hibernation.providers.base import gpu_key
 from hibernation.reasons import because
+from hibernation.services.boxes import worker_locked
 from hibernation.services.occurrences import schedules_refresh
 from hibernation.states import LIVE, InstanceState
 from pool.services.workers import worker_pace
@@ -120,6 +121,7 @@ def config_set(
         instance.config = before
         raise
     with transaction.atomic():
+        worker_locked(instance)
         Instance.objects.filter(pk=instance.pk).update(config=config)
         event_add(
             instance,
@@ -188,12 +190,12 @@ def policies_apply(instances: QuerySet[Instance], *, now: datetime) -> int:
     for start in range(0, len(ids), CHUNK):
         chunk = list(Instance.objects.filter(pk__in=ids[start : start + CHUNK]).select_related("worker"))
         policies = {pk: resolved.policy for pk, resolved in policies_resolved(chunk).items()}
+        for instance in chunk:  # all workers before any instance: the order in which everybody locks them
+            interval_s = policies[instance.pk].check_interval_seconds
+            if instance.worker is not None and instance.worker.check_interval_s != interval_s:
+                worker_pace(instance.worker, check_interval_s=interval_s)
         for instance in chunk:
-            policy = policies[instance.pk]
-            worker = instance.worker
-            if worker is not None and worker.check_interval_s != policy.check_interval_seconds:
-                worker_pace(worker, check_interval_s=policy.check_interval_seconds)
-            _windows_move(instance, policy)
+            _windows_move(instance, policies[instance.pk])
         schedules_refresh(chunk, policies, now=now)
         Instance.objects.filter(pk__in=list(policies)).update(judge_at=None, judged_to=None)
     return len(ids)

@@ -17,7 +17,7 @@ from core.errors import Busy
 from core.models import Event, Lease
 from core.reasons import Reason, because
 from core.ticks import step_each
-from core.transitions import advance
+from core.transitions import advance, event_add
 from hibernation.models import Box, Instance
 from hibernation.providers.base import BoxFacts, Provider
 from hibernation.providers.registry import provider_kinds
@@ -183,7 +183,9 @@ def box_listed_again(box: Box, facts: BoxFacts, provider: Provider, *, now: date
             nothing = {"idle_since": None, "idle_due_at": None, "gpu_util": None}
             advance(instance, InstanceState.RUNNING, reason=reason, now=now, last_active_at=now, **nothing)
             return BoxState.RUNNING
-        boxes.box_back(box, BoxState.STRANDED, reason=_stranded(box, facts), now=now)
+        reason = _stranded(box, facts)
+        boxes.box_back(box, BoxState.STRANDED, reason=reason, now=now)
+        event_add(instance, "box_stranded", reason=reason, now=now, data={"box": box.pk})
         return BoxState.STRANDED
 
 

@@ -85,7 +85,7 @@ def wake_stop(instance: Instance, *, by: str, now: datetime | None = None) -> Ch
 
 
 def _begin(instance: Instance, reason: Reason, wishes: dict[str, str], *, by: str, now: datetime) -> Chain:
-    generation = _generation(instance)
+    generation = generation_of(instance)
     if instance.state in ASLEEP and generation is None:
         raise TransitionRefused(
             f"instance {instance.pk} has no verified generation to wake from",
@@ -115,7 +115,7 @@ def _begin(instance: Instance, reason: Reason, wishes: dict[str, str], *, by: st
     )
 
 
-def _generation(instance: Instance) -> Snapshot | None:
+def generation_of(instance: Instance) -> Snapshot | None:
     """The generation that it sleeps on, also where the store is said to have lost some of it (the chain looks again);
     where its owner let that go, the newest that is left."""
     own = instance.snapshot
@@ -142,10 +142,14 @@ def _ask(instance: Instance, now: datetime) -> None:
         and instance.state != InstanceState.WAKING
     ):
         return
-    free = Q(wake_asked_at__isnull=True) | Q(wake_asked_at__lte=now - timedelta(seconds=ASKED_EVERY_S))
-    if Instance.objects.filter(free, pk=instance.pk).update(wake_asked_at=now) == 1:
-        return
-    asked = Instance.objects.values_list("wake_asked_at", flat=True).get(pk=instance.pk)
+    last = now - timedelta(seconds=ASKED_EVERY_S)
+    asked = instance.wake_asked_at
+    # Looked at before it is written: of a crowd all but the first few read only.
+    if asked is None or asked <= last:
+        free = Q(wake_asked_at__isnull=True) | Q(wake_asked_at__lte=last)
+        if Instance.objects.filter(free, pk=instance.pk).update(wake_asked_at=now) == 1:
+            return
+        asked = Instance.objects.values_list("wake_asked_at", flat=True).get(pk=instance.pk)
     since_s = (now - asked).total_seconds() if asked else 0.0
     raise TooSoon(
         f"a wake of {instance.pk} was asked for {max(0.0, since_s):.0f} s ago",

@@ -5,6 +5,7 @@ Agents of other versions may send more, and may leave out or null all but what n
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from rest_framework import serializers
@@ -13,6 +14,8 @@ from agent import wire
 from core.text import storable
 
 COUNT_LIMIT = 2**63 - 1
+RESULT_DEPTH = 32
+"""Levels of lists and objects in what an agent reports as a result; what databases and Python can walk ends at some hundreds."""
 
 
 class Words(serializers.CharField):
@@ -23,6 +26,22 @@ class Words(serializers.CharField):
 
     def to_internal_value(self, data: Any) -> str:
         return storable(super().to_internal_value(data))
+
+
+class ResultField(serializers.DictField):
+    """Any object, nested RESULT_DEPTH deep at most."""
+
+    def to_internal_value(self, data: Any) -> dict[str, Any]:
+        level = [data]
+        for _ in range(RESULT_DEPTH):
+            level = [item for one in level if isinstance(one, dict | list) for item in _items(one)]
+        if level:
+            raise serializers.ValidationError(f"nests deeper than {RESULT_DEPTH} levels")
+        return dict(super().to_internal_value(data))
+
+
+def _items(one: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return one.values() if isinstance(one, dict) else one
 
 
 def words(**kwargs: Any) -> Words:
@@ -167,7 +186,7 @@ class FinishSerializer(serializers.Serializer):
         required=False, allow_null=True, min_value=-(2**31), max_value=2**31 - 1
     )
     reason = words(help_text="one sentence, where it did not succeed")
-    result = serializers.DictField(required=False, allow_null=True)
+    result = ResultField(required=False, allow_null=True)
 
     def message(self) -> wire.FinishPost:
         return wire.FinishPost(

@@ -5,15 +5,13 @@ from __future__ import annotations
 import logging
 from datetime import datetime
 
-from core.doorbell import ring
 from core.reasons import Reason, because
 from core.transitions import advance
 from pool.models import Dispatch, Job
+from pool.services.bell import dispatcher_ring
 from pool.states import DispatchState, JobState
 
 log = logging.getLogger(__name__)
-
-DISPATCH_TICK = "pool.dispatch_tick"
 
 
 def attempt_started(dispatch: Dispatch, *, now: datetime) -> bool:
@@ -32,7 +30,7 @@ def attempt_ended(dispatch: Dispatch, *, now: datetime) -> None:
 
     Call it in the transaction that ended the dispatch. A slot is free now, so that the dispatcher is rung.
     """
-    ring(DISPATCH_TICK)
+    dispatcher_ring()
     job = _job_of(dispatch, JobState.DISPATCHED, JobState.RUNNING)
     if job is None:
         log.info("dispatch=%s ended as %s, its job has moved on", dispatch.pk, dispatch.state)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from datetime import datetime, timedelta
+from functools import partial
 
 from django.db import IntegrityError, transaction
 from django.db.models import F
@@ -18,6 +19,7 @@ from core.tokens import digest, secret_new
 from core.transitions import event_add
 from pool import signals
 from pool.models import Account, EnrollmentToken, EnrollmentUse, Session, Worker
+from pool.services import direct_redis
 from pool.services.credentials import credentials, epoch_of, matches, secret_after, secret_first
 from pool.services.publish import gate_publish
 from pool.services.terms import terms_require
@@ -249,6 +251,7 @@ def _begin_epoch(worker: Worker, token: EnrollmentToken, post: wire.EnrollPost, 
         "secret_sha256": digest(secret),
         "next_secret_sha256": "",
         "retired_secret_sha256": "",
+        "drain_asked_at": None,
         "agent_version": storable(post.agent_version)[:40],
         "platform": storable(
             " ".join(filter(None, [post.platform, post.python and f"Python {post.python}"]))
@@ -260,6 +263,8 @@ def _begin_epoch(worker: Worker, token: EnrollmentToken, post: wire.EnrollPost, 
     Worker.objects.filter(pk=worker.pk).update(**changes)
     for name, value in changes.items():
         setattr(worker, name, value)
+    # Its own box gets a user with the answer; one of an earlier epoch must not go on taking from the queue.
+    transaction.on_commit(partial(direct_redis.withdraw, worker.pk), robust=True)
     _session_open(worker, before, runtime_s=3600 * (post.session_runtime_hours or 0.0), now=now)
     EnrollmentUse.objects.create(
         token=token, request_id=post.request_id[:80], worker=worker, epoch=epoch, used_at=now

@@ -23,7 +23,7 @@ from pool.models import HAUNTING, Account, AccountWeek, Dispatch, Sample, Sessio
 from pool.services.dispatches import lease_s
 from pool.services.publish import orders_publish
 from pool.services.stream import Entry, Page, page_read, page_take, page_trim
-from pool.services.workers import overdue_at, worker_heard
+from pool.services.workers import overdue_at, worker_heard, worker_offline
 from pool.states import DispatchState, WorkerState
 from pool.usage import limits_of, readings, workers_lean
 
@@ -296,11 +296,15 @@ def _lay_ghosts(heard: dict[str, Heard], *, now: datetime) -> None:
 
 
 def _bring_back(heard: dict[str, Heard], *, now: datetime) -> None:
+    """Whoever posts is there, but for the one whose last word it was."""
     for one in heard.values():
         try:
-            worker_heard(one.worker, now=now)
+            if one.last.post.status == wire.ENDED:
+                worker_offline(one.worker, reason=because("session_ended"), now=now)
+            else:
+                worker_heard(one.worker, now=now)
         except TransitionRefused as refused:
-            log.info("worker=%s not brought back: %s", one.worker.pk, refused)
+            log.info("worker=%s not moved by its post: %s", one.worker.pk, refused)
 
 
 def _log_readings(heard: dict[str, Heard], *, now: datetime) -> None:

@@ -1,7 +1,8 @@
 """Silence: posts that are overdue, leases that ran out, bells that nobody answered, states past their time.
 
 Only the agents' silence counts, not our own: whatever waits for something to be heard waits anew from the moment at
-which agents could be heard again, that is since when this tick runs and a gateway listens to the broker.
+which agents could be heard again, that is since when this tick runs, a gateway listens to the broker, and what it takes
+is stored.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from django.utils import timezone
 from core import broker
 from core.doorbell import ring_worker
 from core.errors import TransitionRefused
+from core.models import TickRun
 from core.reasons import because
-from core.ticks import step_each, tick
+from core.ticks import GAP_S, step_each, tick
 from core.transitions import advance
 from gateway import keys
 from pool.models import Dispatch, Worker
@@ -30,6 +32,7 @@ from pool.states import LISTENING, OPEN, DispatchState, WorkerState
 log = logging.getLogger(__name__)
 
 TICK = "pool.workers_tick"
+INTAKE = "pool.intake_tick"
 GATEWAY = "gateway"
 """Marked like a tick whenever a gateway is there: its posts and polls are how agents are heard."""
 
@@ -67,8 +70,17 @@ def _listening_since(running_since: datetime, *, now: datetime) -> datetime:
     if not gateways:
         log.warning("no gateway listens to the broker, nobody's silence counts")
         return now
+    intake = TickRun.objects.filter(name=INTAKE).first()
+    if intake is not None and not _stored_lately(intake, now=now):
+        log.warning("status posts are not stored, nobody's silence counts")
+        return now
     with tick(GATEWAY, now=now) as gateway_since:
-        return max(running_since, gateway_since)
+        return max(running_since, gateway_since, intake.resumed_at if intake else running_since)
+
+
+def _stored_lately(intake: TickRun, *, now: datetime) -> bool:
+    """Its runs end well, not only begin: one that fails or hangs leaves every post in the stream."""
+    return intake.finished_at is not None and intake.finished_at >= now - timedelta(seconds=GAP_S)
 
 
 # -- status posts -----------------------------------------------------------------------------------

@@ -13,12 +13,11 @@ from django.contrib.auth.models import AbstractBaseUser
 from django.db import transaction
 from django.utils import timezone
 
-from core.doorbell import ring
 from core.errors import Invalid, TransitionRefused
 from core.reasons import because
 from core.transitions import advance, event_add
 from pool.models import Account, Job, Worker
-from pool.services.attempts import DISPATCH_TICK
+from pool.services.bell import dispatcher_ring
 from pool.services.dispatches import dispatch_cancel, dispatch_locked
 from pool.states import OPEN, JobState, WorkerState
 
@@ -83,7 +82,7 @@ def job_submit(*, owner: AbstractBaseUser, spec: JobSpec, by: str = "", now: dat
             **Job.reason_columns(reason),
         )
         event_add(job, "job_submitted", reason=reason, by=by, now=now, to_state=JobState.QUEUED)
-        ring(DISPATCH_TICK)
+        dispatcher_ring()
     log.info("job=%s submitted owner=%s name=%r", job.pk, owner.get_username(), job.name)
     return job
 

@@ -8,13 +8,12 @@ from django.contrib.auth.models import AbstractBaseUser
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
-from core.doorbell import ring
 from core.errors import Invalid
 from core.reasons import Reason, because
 from core.transitions import advance, event_add
 from pool import signals
 from pool.models import Account, Session, Worker
-from pool.services.attempts import DISPATCH_TICK
+from pool.services.bell import dispatcher_ring
 from pool.services.dispatches import dispatches_withdraw
 from pool.services.publish import gate_publish, orders_publish
 from pool.states import LISTENING, WorkerState
@@ -44,11 +43,11 @@ def worker_create(
     """The one worker of a rented instance: an identity that its boxes take up one after the other, by enrolment.
 
     Only `owner` (the account's, where none is given) and operators see it, and it takes only jobs that name the
-    instance. Asking again for the same instance returns the worker that it has. Raises Invalid where the account has
+    instance. Asking again for the same instance returns the worker that it has, unless that was revoked. Raises Invalid where the account has
     another worker of that name.
     """
     now = now or timezone.now()
-    found = Worker.objects.filter(instance_ref=instance_ref).first()
+    found = _of_instance(instance_ref)
     if found is not None:
         return found
     reason = because("worker_created", instance=instance_ref)
@@ -68,7 +67,7 @@ def worker_create(
             )
             event_add(worker, "worker_created", reason=reason, now=now, to_state=WorkerState.OFFLINE)
     except IntegrityError as error:
-        found = Worker.objects.filter(instance_ref=instance_ref).first()
+        found = _of_instance(instance_ref)
         if found is not None:
             return found
         raise Invalid(
@@ -77,33 +76,43 @@ def worker_create(
     return worker
 
 
+def _of_instance(instance_ref: str) -> Worker | None:
+    return Worker.objects.filter(instance_ref=instance_ref).exclude(state=WorkerState.REVOKED).first()
+
+
 def worker_drain(worker: Worker, *, reason: Reason, by: str = "", now: datetime | None = None) -> None:
     """No new jobs from now on; what it has begun, it finishes, and what it has not begun is given elsewhere.
 
-    The copy says what became of it. One that drains already, or that is offline or lost and so takes nothing anyway, is left as it is.
+    The copy says what became of it. One that drains already is left as it is; one that is offline or lost takes nothing
+    anyway, and drains from its next post on. The order stands until it is taken back or a new session is enrolled.
     """
+    now = now or timezone.now()
     if worker.state in (WorkerState.DRAINING, WorkerState.OFFLINE, WorkerState.LOST):
         worker.refresh_from_db()
-    if worker.state in (WorkerState.DRAINING, WorkerState.OFFLINE, WorkerState.LOST):
+    if worker.state == WorkerState.DRAINING:
         return
     with transaction.atomic():
-        advance(worker, WorkerState.DRAINING, reason=reason, by=by, now=now)
+        if worker.state in (WorkerState.OFFLINE, WorkerState.LOST):
+            Worker.objects.filter(pk=worker.pk, epoch=worker.epoch).update(drain_asked_at=now)
+            return
+        advance(worker, WorkerState.DRAINING, reason=reason, by=by, now=now, drain_asked_at=now)
         away = because("worker_away", state=str(WorkerState.DRAINING))
-        dispatches_withdraw(worker, reason=away, now=now or timezone.now(), unclaimed_jobs=True)
+        dispatches_withdraw(worker, reason=away, now=now, unclaimed_jobs=True)
         orders_publish([worker.pk])
 
 
 def worker_undrain(
     worker: Worker, *, reason: Reason | None = None, by: str = "", now: datetime | None = None
 ) -> None:
-    """Take the order to drain back. One that does not drain is left as it is."""
+    """Take the order to drain back. One that does not drain is left in its state."""
     worker.refresh_from_db()
-    if worker.state != WorkerState.DRAINING:
-        return
     with transaction.atomic():
+        Worker.objects.filter(pk=worker.pk, drain_asked_at__isnull=False).update(drain_asked_at=None)
+        if worker.state != WorkerState.DRAINING:
+            return
         advance(worker, WorkerState.ONLINE, reason=reason or because("drain_taken_back"), by=by, now=now)
         orders_publish([worker.pk])
-        ring(DISPATCH_TICK)
+        dispatcher_ring()
 
 
 def worker_slots_set(worker: Worker, slots: int) -> None:
@@ -114,20 +123,24 @@ def worker_slots_set(worker: Worker, slots: int) -> None:
     Worker.objects.filter(pk=worker.pk).update(slots=slots)
     worker.slots = slots
     if slots:
-        ring(DISPATCH_TICK)
+        dispatcher_ring()
 
 
 def worker_heard(worker: Worker, *, now: datetime) -> bool:
-    """It has posted its status: if it was thought offline, silent or lost, it is online again. True where it was.
+    """It has posted its status: if it was thought offline, silent or lost, it is online again, or goes on draining.
 
-    Raises TransitionRefused where something else has moved it meanwhile.
+    True where it was thought so. Raises TransitionRefused where something else has moved it meanwhile.
     """
     if worker.state not in (WorkerState.OFFLINE, WorkerState.SUSPECT, WorkerState.LOST):
         return False
+    draining = worker.drain_asked_at is not None
     with transaction.atomic():
-        advance(worker, WorkerState.ONLINE, reason=because("worker_posted"), now=now)
+        back = WorkerState.DRAINING if draining else WorkerState.ONLINE
+        advance(worker, back, reason=because("drain_stands" if draining else "worker_posted"), now=now)
+        if draining:
+            orders_publish([worker.pk])
         signals.worker_online.send(sender=Worker, worker=worker, now=now)
-        ring(DISPATCH_TICK)
+        dispatcher_ring()
     return True
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 from urllib.parse import quote
 
@@ -19,6 +20,9 @@ from snapshots import selectors
 from snapshots.api.serializers import FileSerializer, SnapshotSerializer
 from snapshots.models import Snapshot
 from snapshots.services.deleting import snapshot_delete
+
+FILES_USUAL = 500
+FILES_AT_MOST = 5_000
 
 
 @extend_schema_view(
@@ -39,6 +43,7 @@ class SnapshotViewSet(
     pagination_class = Pagination
     filterset_fields = {"instance_ref": ["exact"], "state": ["exact"]}
     queryset = Snapshot.objects.all()
+    lookup_value_regex = "[a-z0-9_]+"  # anything else is no id, and not every database can be asked for it
 
     def get_queryset(self) -> QuerySet[Snapshot]:
         return owned(Snapshot.objects.all(), self.request)
@@ -63,7 +68,7 @@ class SnapshotViewSet(
             self.get_object(),
             prefix=query.get("prefix", ""),
             after=query.get("after", ""),
-            limit=min(int(query.get("limit", 500)) if query.get("limit", "500").isdigit() else 500, 5000),
+            limit=_limit(query.get("limit", "")),
         )
         return Response(FileSerializer(entries, many=True).data)
 
@@ -78,3 +83,8 @@ class SnapshotViewSet(
         response["Content-Disposition"] = f"attachment; filename*=UTF-8''{quote(name)}"
         response["X-Content-Type-Options"] = "nosniff"
         return response
+
+
+def _limit(text: str) -> int:
+    """How many files a page holds: what was asked for where that is a number, within bounds."""
+    return min(int(text), FILES_AT_MOST) if re.fullmatch("[0-9]{1,9}", text) else FILES_USUAL

@@ -61,6 +61,8 @@ class Migration(migrations.Migration):
             ],
             options={
                 'ordering': ['-started_at'],
+                'indexes': [models.Index(fields=['instance_ref', 'state', '-generation'], name='snapshot_instance')],
+                'constraints': [models.UniqueConstraint(fields=('instance_ref', 'generation'), name='snapshot_generation'), models.CheckConstraint(condition=models.Q(models.Q(('state', snapshots.states.SnapshotState['VERIFIED']), _negated=True), models.Q(('verified_at__isnull', False), models.Q(('root_sha256', ''), _negated=True), models.Q(('content_id', ''), _negated=True)), _connector='OR'), name='snapshot_verified_is_complete')],
             },
         ),
         migrations.CreateModel(
@@ -72,6 +74,9 @@ class Migration(migrations.Migration):
                 ('created_at', models.DateTimeField(default=django.utils.timezone.now)),
                 ('snapshot', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='snapshots.snapshot')),
             ],
+            options={
+                'constraints': [models.UniqueConstraint(fields=('snapshot', 'worker_ref', 'worker_epoch'), name='restore_grant')],
+            },
         ),
         migrations.CreateModel(
             name='Pack',
@@ -85,25 +90,8 @@ class Migration(migrations.Migration):
                 ('owner', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='+', to=settings.AUTH_USER_MODEL)),
                 ('snapshot', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='packs', to='snapshots.snapshot')),
             ],
-        ),
-        migrations.AddIndex(
-            model_name='snapshot',
-            index=models.Index(fields=['instance_ref', 'state', '-generation'], name='snapshot_instance'),
-        ),
-        migrations.AddConstraint(
-            model_name='snapshot',
-            constraint=models.UniqueConstraint(fields=('instance_ref', 'generation'), name='snapshot_generation'),
-        ),
-        migrations.AddConstraint(
-            model_name='snapshot',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('state', snapshots.states.SnapshotState['VERIFIED']), _negated=True), models.Q(('verified_at__isnull', False), models.Q(('root_sha256', ''), _negated=True), models.Q(('content_id', ''), _negated=True)), _connector='OR'), name='snapshot_verified_is_complete'),
-        ),
-        migrations.AddConstraint(
-            model_name='restoregrant',
-            constraint=models.UniqueConstraint(fields=('snapshot', 'worker_ref', 'worker_epoch'), name='restore_grant'),
-        ),
-        migrations.AddIndex(
-            model_name='pack',
-            index=models.Index(fields=['owner', 'verified_at'], name='pack_owner'),
+            options={
+                'indexes': [models.Index(fields=['owner', 'verified_at'], name='pack_owner')],
+            },
         ),
     ]

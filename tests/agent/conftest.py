@@ -38,8 +38,14 @@ class AgentProcess:
         return self.plane
 
     def start(
-        self, *options: str, env: dict[str, str] | None = None, join: bool = True, probe: str = "none"
+        self,
+        *options: str,
+        env: dict[str, str] | None = None,
+        join: bool = True,
+        probe: str = "none",
+        no_room: bool = False,
     ) -> AgentProcess:
+        """no_room: as on a full disk, no file may grow."""
         words = [
             sys.executable,
             "-m",
@@ -53,6 +59,8 @@ class AgentProcess:
         ]
         if join and self.plane is not None:
             words += ["--join", self.plane.url, "join-1"]
+        if no_room:
+            words = ["/bin/sh", "-c", 'ulimit -f 0; exec "$@"', "sh", *words]
         with open(self.output, "ab") as output:
             self.process = subprocess.Popen(
                 words,

@@ -38,6 +38,7 @@ def test_errors_of_the_server_are_waited_out_and_retry_after_is_honoured(standin
     job = plane.dispatch("d_errors", ring=False, command=["/bin/sh", "-c", "echo out; exit 2"])
     plane.fault(wire.QUEUE, (503, {"code": "redis_away"}), times=3)
     plane.fault("/claim$", (500, {}), times=2)
+    plane.fault("/claim$", (503, {}), headers={"Retry-After": "²"})
     plane.fault("/log$", (502, {}), times=2)
     plane.fault("/log$", DROP, times=2)
     plane.fault("/finish$", DROP, times=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -166,6 +167,25 @@ def test_a_wrapper_that_wakes_up_late_does_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "ran").exists()
 
 
+def test_a_wrapper_without_room_for_its_number_has_run_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "d_1"
+    folder.mkdir()
+    (folder / "pid").symlink_to("/dev/full")
+    command = Command.from_work({"command": ["touch", str(tmp_path / "ran")]})
+    run = runner.start(command, folder=folder, cwd=None, environ=dict(os.environ), own={})
+    assert eventually(run.poll).exit_code is None, "a job that was not begun has not failed"
+    assert not (tmp_path / "ran").exists()
+    (tmp_path / "d_2").mkdir()
+    ended = runner.start(
+        Command.from_work({"command": ["/bin/sh", "-c", "exit 125"]}),
+        folder=tmp_path / "d_2",
+        cwd=None,
+        environ=dict(os.environ),
+        own={},
+    )
+    assert eventually(ended.poll).exit_code == 125
+
+
 def test_a_run_that_began_is_found_by_whoever_comes_later(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     began = runner.start(
@@ -257,3 +277,42 @@ def test_a_full_disk_loses_neither_the_fact_in_memory_nor_the_lines_after_it(
     journal.closed("d_2")
     again = Journal(path, epoch=1)
     assert again.get("d_2") is not None and [e.dispatch_id for e in again.open_entries()] == ["d_1"]
+
+
+def test_an_agent_on_a_full_disk_starts_posts_and_gives_its_work_back(
+    plane: ControlPlane, agent: AgentProcess
+) -> None:
+    journalled(agent.enrolled(), "d_1", command=["true"]).closed("d_1")
+    agent.start(no_room=True)
+    plane.wait(lambda: plane.statuses and plane.parked)
+    job = plane.dispatch("d_2", command=["true"])
+    plane.wait(lambda: job.finish)
+    assert job.finish and job.finish["outcome"] == "interrupted"
+    plane.wait(lambda: plane.parked)
+    assert agent.end() == 0
+
+
+def test_a_disk_without_room_to_compact_keeps_the_journal_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "journal"
+    journal = Journal(path, epoch=1)
+    claim = Claimed(dispatch_id="d_1", kind="job", fence=1, lease_s=60, work={})
+    journal.claimed(claim, claimed_s=0, boot_id="")
+    with open(path, "ab") as file:
+        file.write(b'{"event": "fini')
+
+    def no_room(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("agent.journal.write_private", no_room)
+    again = Journal(path, epoch=1)  # an agent that starts on such a disk
+    monkeypatch.setattr("agent.journal.COMPACT_ABOVE_BYTES", 0)
+    again.closed("d_0")
+    with open(tmp_path / "other", "ab") as other:  # gets the number of whatever was closed too early
+        again.closed("d_2")
+        again.finished("d_1", FinishPost(fence=1, outcome="succeeded"))
+        assert other.tell() == 0 and (tmp_path / "other").stat().st_size == 0
+    last = Journal(path, epoch=1)
+    assert last.get("d_0") and last.get("d_2") and [e.dispatch_id for e in last.open_entries()] == ["d_1"]
+    assert last.open_entries()[0].finish is not None

@@ -46,6 +46,36 @@ def test_a_signal_while_it_only_waits_ends_it_at_once(plane: ControlPlane, agent
     started = time.monotonic()
     assert agent.end() == 0
     assert time.monotonic() - started < 1.5, "the poll that waits for 25 s was not cut short"
+    last = plane.statuses[-1]
+    assert (last["status"], last["jobs"], last["epoch"]) == (wire.ENDED, [], 1)
+
+
+def test_it_posts_while_its_last_child_uses_its_grace_and_then_says_goodbye(
+    plane: ControlPlane, agent: AgentProcess
+) -> None:
+    plane.next_in_s = 0.05
+    agent.enrolled().start()
+    script = "trap 'sleep 0.5; exit 0' TERM\necho up\nwhile :; do sleep 0.05; done"
+    job = plane.dispatch("d_1", script=script, grace_s=30)
+    plane.wait(lambda: b"up" in job.log and agent.process)
+    count = len(plane.statuses)
+    assert agent.end() == 0
+    words = [(post["status"], post["jobs"]) for post in plane.statuses[count:]]
+    assert words.count(("busy", ["d_1"])) > 3 and words[-1] == (wire.ENDED, [])
+    assert job.finish and job.finish["outcome"] == "interrupted"
+
+
+def test_it_says_no_goodbye_while_it_owes_a_report(plane: ControlPlane, agent: AgentProcess) -> None:
+    agent.enrolled().start()
+    job = plane.dispatch("d_1", command=["true"])
+    plane.fault("/finish$", (503, {}), times=10_000)
+    plane.wait(lambda: plane.count("/finish$"))
+    assert agent.end() == 0
+    assert wire.ENDED not in [post["status"] for post in plane.statuses]
+    plane.faults.clear()
+    agent.start()
+    plane.wait(lambda: job.finish)
+    assert job.finish and job.finish["outcome"] == "succeeded"
 
 
 def test_a_signal_while_it_cannot_enrol_ends_it_at_once(plane: ControlPlane, agent: AgentProcess) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,6 +89,27 @@ def test_each_token_brings_the_next_secret_and_it_is_on_disk_before_it_is_used(
         plane.access.clear()
         say(client)
         assert plane.trades[-1] == known and box.on_disk() != known
+
+
+def test_a_full_disk_stops_no_renewal_and_the_secret_on_it_stays_good(
+    plane: ControlPlane, box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box.enrol()
+    client = box.client()
+    with monkeypatch.context() as full:
+        full.setattr(os, "fsync", _no_space)
+        for _ in range(3):
+            plane.access.clear()
+            say(client)
+    assert set(plane.trades) == {plane.secrets[0]} and box.on_disk() == plane.secrets[0]
+    plane.access.clear()
+    say(client)
+    say(box.client())  # as a process that was killed and started again
+    assert not box.refused and len(plane.statuses) == 5
+
+
+def _no_space(_: int) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_a_lost_answer_is_asked_again_with_the_old_secret(plane: ControlPlane, box: Box) -> None:

@@ -101,6 +101,15 @@ def test_it_posts_when_it_is_told_to_and_at_once_when_asked(plane: ControlPlane,
     assert len(gaps) > 5
 
 
+def test_a_fantastic_interval_does_not_end_its_posts(plane: ControlPlane, agent: AgentProcess) -> None:
+    plane.next_in_s = 1e300
+    agent.enrolled().start()
+    plane.wait(lambda: plane.statuses and plane.parked)
+    count = len(plane.statuses)
+    plane.ring(wire.RING_STATUS)
+    plane.wait(lambda: len(plane.statuses) > count)
+
+
 def test_unknown_utilisation_is_null_and_never_idle(plane: ControlPlane, agent: AgentProcess) -> None:
     agent.enrolled().start(probe="none")
     plane.wait(lambda: plane.statuses)

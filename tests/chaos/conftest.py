@@ -13,7 +13,7 @@ AGENT = "tests.chaos.agent_main"
 MORE_WORKERS = 2
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     """Three workers for the chains, so that one which dies holds up nobody but its own chain."""
     made = Installation(

@@ -1,6 +1,6 @@
 """Random processes killed at random moments, over several nights of several instances: nothing is lost, nothing doubled.
 
-The seed is printed; `CHAOS_SEED=<number>` runs it again. What the scheduler of the machine does is not repeated, the
+The seed is printed; `CHAOS_SEED=<number>` runs it again, `CHAOS_NIGHTS=<number>` runs it for longer. What the scheduler of the machine does is not repeated, the
 choice of victims is.
 """
 
@@ -24,7 +24,7 @@ from tests.e2e.rented import Rented, nothing_was_risked
 from tests.e2e.waiting import eventually
 
 INSTANCES = 4
-NIGHTS = 3
+NIGHTS = int(os.environ.get("CHAOS_NIGHTS", "") or 2)
 PAUSE_S = (1.0, 4.0)
 NIGHT_WITHIN_S = 300.0
 SERVERS = ("web", "gateway", "valkey", "worker-tick", "worker-chains", "worker-chains-2", "worker-chains-3", "beat",

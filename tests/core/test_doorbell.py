@@ -7,11 +7,13 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 from celery import current_app
 from django.db import transaction
+from django.utils import timezone
 
 from agent import wire
 from core import broker
@@ -55,6 +57,17 @@ def test_chains_have_a_queue_and_a_time_limit_of_their_own(
         ring(TASK, "c_1", time_limit_s=50)
     (message,) = queued("chains")
     assert message["headers"]["timelimit"] == [50, 45]
+    assert queued("tick") == []
+
+
+def test_what_asks_a_provider_is_not_in_the_way_of_the_ticks_and_does_not_pile_up(
+    valkey: Any, django_capture_on_commit_callbacks: OnCommit
+) -> None:
+    with django_capture_on_commit_callbacks(execute=True):
+        ring("hibernation.account_reconcile", "acc_1", void_after_s=15)
+    (message,) = queued("chains")
+    void_at = datetime.fromisoformat(message["headers"]["expires"])
+    assert timedelta(seconds=5) < void_at - timezone.now() <= timedelta(seconds=15)
     assert queued("tick") == []
 
 

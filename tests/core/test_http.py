@@ -158,6 +158,16 @@ def test_silence_ends_after_the_read_timeout(http: Callable[..., Http]) -> None:
     assert slow.value.sent
 
 
+def test_an_answer_that_breaks_off_is_no_answer(server: Server, http: Callable[..., Http]) -> None:
+    server.says(200, b"half", Content_Length="100")
+    with pytest.raises(HttpError) as caught:
+        http(read_timeout_s=0.3).call("POST", "/x")
+    assert caught.value.sent
+    server.says(200, b"no gzip", Content_Encoding="gzip")
+    with pytest.raises(HttpError):
+        http().call("POST", "/x")
+
+
 def test_redirects_are_not_followed(server: Server, http: Callable[..., Http]) -> None:
     server.says(302, Location="http://169.254.169.254/latest")
     assert http().call("GET", "/").status == 302
@@ -198,6 +208,7 @@ def test_nothing_secret_reaches_an_error() -> None:
 
 
 def test_retry_after_is_read_as_a_number_and_as_a_date() -> None:
+    assert [retry_after_s(text) for text in ("nan", "inf", "1e999", "-inf")] == [None] * 4
     assert retry_after_s("2.5") == 2.5
     assert retry_after_s("-1") == 0
     later = format_datetime(timezone.now() + timedelta(seconds=90), usegmt=True)

@@ -1,4 +1,4 @@
-"""One installation for all end-to-end tests of a run, and a second one on PostgreSQL for those that ask for it."""
+"""One installation for all end-to-end tests of a run, ended with the last of them; and a second one on PostgreSQL for those that ask for it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tests.e2e.rented import Rented
 from tests.servers import postgres
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     """SQLite, an embedded Valkey, web, gateway, two Celery workers, beat, the local host. Ended, whole, at the end."""
     yield from _running(Installation(tmp_path_factory.mktemp("e2e")))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def installation_on_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     server = postgres.start()
     if server is None:

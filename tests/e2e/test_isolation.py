@@ -41,9 +41,12 @@ class Party:
     def __init__(self, installation, client, name):
         self.client = client
         account = client.post("/api/accounts", kind="local", label=name)["id"]
-        self.rented = Rented.rent(
-            installation, account=account, name=name, client=client, config=SLOW_POSTS
-        ).until("running")
+        self.rented = Rented.rent(installation, account=account, name=name, client=client, config=SLOW_POSTS)
+
+    def arrived(self):
+        """Once its box is up."""
+        installation = self.rented.installation
+        self.rented.until("running")
         self.box = installation.box_folder(self.rented.box()["provider_ref"])
         self.identity = json.loads((self.box / "agent-state" / "identity.json").read_text())
         self.worker = self.identity["worker_id"]
@@ -51,6 +54,7 @@ class Party:
             "/api/agent/token", worker_id=self.worker, secret=self.identity["secret"]
         )
         self.agent = Client(installation.url, token=answer["access_token"])
+        return self
 
     def signal_agent(self, number):
         os.kill(json.loads((self.box / "agent.json").read_text())["pid"], number)
@@ -85,7 +89,7 @@ class Attempts:
 def test_worker_a_reaches_nothing_of_worker_b(installation):
     a = Party(installation, installation.client(), "isolation-a")
     bob = Client(installation.url, token=installation.manage("shell", "-v", "0", "-c", NEW_USER).strip())
-    b = Party(installation, bob, "isolation-b")
+    a, b = a.arrived(), Party(installation, bob, "isolation-b").arrived()
     attempts = Attempts()
     with a.agent_stopped(), b.agent_stopped():
         queue(installation, a, b, attempts)

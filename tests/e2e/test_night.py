@@ -1,10 +1,22 @@
 """A night and a morning of an instance: idle, saved, gone; woken, every byte in place."""
 
-from tests.e2e.rented import nothing_was_risked, policy
+import pytest
+
+from tests.e2e.rented import Rented, nothing_was_risked, policy
 
 
 def test_idle_instance_sleeps_by_itself_and_wakes_with_every_byte_in_place(rent):
-    rented = rent("night")
+    sleeps_and_wakes(rent("night"))
+
+
+@pytest.mark.slow
+def test_on_postgres_too(installation_on_postgres):
+    account = installation_on_postgres.client().post("/api/accounts", kind="local", label="local")["id"]
+    rented = Rented.rent(installation_on_postgres, account=account, name="night")
+    sleeps_and_wakes(rented.until("running"))
+
+
+def sleeps_and_wakes(rented):
     before = rented.fill(seed=1)
     asleep = policy(enabled=True)
     rented.client.ok("PUT", f"/api/instances/{rented.id}/config", **asleep)

@@ -3,12 +3,19 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from unittest.mock import Mock
 
 import pytest
+from aiohttp import StreamReader
+from aiohttp.test_utils import make_mocked_request
 
 from agent import wire
 from gateway import keys
 from gateway.broker import Broker
+from gateway.intake import StatusIntake
+from gateway.pace import Pace
+from gateway.tally import Tally
+from gateway.tokens import Claims
 from tests.gateway.harness import ControlPlane, GatewayProcess, bearer, token
 from tests.servers import valkey
 
@@ -124,6 +131,8 @@ def test_post_of_another_epoch_than_the_token_is_told_to_stand_down(
         (b'{"worker_id": "w_a", "epoch": -1}', "bad_status"),
         (b'{"worker_id": "w_a", "epoch": 1, "gpu_util": NaN}', "bad_status"),
         (b'{"worker_id": "w_a", "epoch": 1, "gpu_util": 101}', "bad_status"),
+        (b'{"worker_id": "w_a", "epoch": 1, "cpu_util": 1e999}', "bad_status"),
+        (b'{"worker_id": "w_a", "epoch": 1, "cpu_util": 1%s}' % (b"0" * 400), "bad_status"),
         (b'{"worker_id": "w_a", "epoch": 1, "gpus": [1]}', "bad_status"),
         (b'{"worker_id": ["w_a"], "epoch": 1}', "bad_status"),
     ],
@@ -173,6 +182,26 @@ def test_worker_that_posts_without_pause_is_slowed_down_and_no_other(
     assert int(refused[0].headers["Retry-After"]) >= 1
     assert len(control.stream()) == len(answers) - len(refused) >= 20
     assert gateway.post(token("w_calm"), {"worker_id": "w_calm", "epoch": 1}).status == 200
+
+
+def test_clock_that_is_set_back_slows_nobody_down(broker: valkey.Valkey, control: ControlPlane) -> None:
+    control.admit("w_a")
+
+    async def posts() -> list[int]:
+        client = Broker(broker.url, connections=4)
+        intake = StatusIntake(broker=client, pace=Pace(5), tally=Tally(), body_idle_s=5)
+        statuses = []
+        for now in (time.time(), time.time() - 3600):
+            body = StreamReader(Mock(), limit=2**16, loop=asyncio.get_running_loop())
+            body.feed_data(json.dumps({"worker_id": "w_a", "epoch": 1}).encode())
+            body.feed_eof()
+            request = make_mocked_request("POST", wire.STATUS, payload=body)
+            answer = await intake.handle(request, claims=Claims("w_a", 1), now=now)
+            statuses.append(answer.status)
+        await client.close()
+        return statuses
+
+    assert asyncio.run(posts()) == [200, 200]
 
 
 def test_stream_is_trimmed(

@@ -41,7 +41,18 @@ def test_token_expires_at_exp_give_or_take_the_leeway() -> None:
 
 @pytest.mark.parametrize(
     "header",
-    [None, "", "Bearer", "Bearer ", "Basic dzpw", "Bearer x", "Bearer a.b.c", "Bearer " + "x" * 5000],
+    [
+        None,
+        "",
+        "Bearer",
+        "Bearer ",
+        "Basic dzpw",
+        "Bearer x",
+        "Bearer a.b.c",
+        "Bearer " + "x" * 5000,
+        pytest.param("Bearer a\udcff.b.c", id="bytes that are no UTF-8"),
+        pytest.param(f"Bearer {base64.urlsafe_b64encode(b'[' * 2900).decode()}.e30.x", id="nested"),
+    ],
 )
 def test_what_is_no_bearer_token_is_refused(header: str | None) -> None:
     assert refusal(header) == (401, "token_invalid")

@@ -10,9 +10,9 @@ from django.test import Client
 from django.urls import reverse
 
 from core.models import Chain, Event
-from hibernation.models import Instance, Policy
-from hibernation.states import InstanceState
-from tests.hibernation.rows import account_of, asleep_of, instance_of, person
+from hibernation.models import Box, Instance, Policy
+from hibernation.states import BoxState, InstanceState
+from tests.hibernation.rows import account_of, asleep_of, box_of, instance_of, person
 
 pytestmark = pytest.mark.django_db
 
@@ -102,6 +102,23 @@ def test_what_a_service_refuses_is_said_on_the_next_page(console: Client, alice:
     instance = instance_of(alice, restore_incomplete=True)
     assert do(console, "hibernate", instance).status_code == 302
     assert "its last restore was incomplete" in said(console)
+
+
+def test_a_stranded_box_goes_when_somebody_types_its_label(console: Client, alice: Any) -> None:
+    instance = instance_of(alice, epoch=2)
+    live, stranded = Box.objects.get(), box_of(instance, epoch=1, state=BoxState.STRANDED)
+
+    def discard(box: Box, label: str) -> str:
+        path = reverse("admin:hibernation_box_discard", args=[box.pk])
+        answer = console.post(path, {**SENT, "confirm": label})
+        box.refresh_from_db()
+        return str(answer.content.decode())
+
+    assert "Only a stranded box" in discard(live, live.label)
+    assert "This is not its label." in discard(stranded, "another")
+    assert (live.state, stranded.state) == (BoxState.RUNNING, BoxState.STRANDED)
+    discard(stranded, stranded.label)
+    assert (stranded.state, stranded.discarded_by) == (BoxState.DESTROYING, "root")
 
 
 def test_keep_awake_holds_for_the_minutes_that_were_entered(console: Client, alice: Any) -> None:

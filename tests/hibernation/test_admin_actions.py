@@ -103,6 +103,28 @@ def test_a_person_without_the_right_to_change_is_refused(
     assert everything() == before
 
 
+@pytest.mark.parametrize(("label", "name", "about_row", "method"), list(actions()))
+def test_an_action_on_what_is_no_row_is_refused_and_no_fault(
+    label: str, name: str, about_row: bool, method: Any, world: Any
+) -> None:
+    client = browser(raise_request_exception=False)
+    path = address(label, name, about_row).split("/")
+    for no_id in ("%00", "x" * 300, "nobody", "9" * 30):
+        at = "/".join([*path[:-3], no_id, *path[-2:]]) if about_row else "/".join(path)
+        assert client.get(at).status_code < 500
+        sent = {"_form_submitted": "on", "confirm": "\x00", "minutes": "nan"}
+        assert client.post(at, sent).status_code < 500
+
+
+@pytest.mark.parametrize("model", list(admin.site._registry), ids=lambda model: model._meta.label_lower)
+def test_no_address_of_a_page_is_a_fault(model: Any, world: Any) -> None:
+    client = browser(raise_request_exception=False)
+    at = reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist")
+    for place in ("%00", "9" * 30):
+        for path in (f"?q={place}&p={place}", f"?id={place}", f"?state__exact={place}", f"{place}/change/"):
+            assert client.get(at + path).status_code < 500, path
+
+
 @pytest.mark.parametrize("model", list(admin.site._registry), ids=lambda model: model._meta.label_lower)
 def test_every_list_and_every_page_opens(model: Any, world: Any) -> None:
     client = browser()

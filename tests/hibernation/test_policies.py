@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from core.models import Event
 from hibernation.models import Instance, Policy, Schedule
@@ -13,6 +16,7 @@ from hibernation.services import policies
 from hibernation.services.policies import config_check, config_set, policy_remove, policy_resolved, policy_set
 from hibernation.services.verdicts import verdicts_tick
 from hibernation.states import InstanceState
+from pool.models import Worker
 from tests.hibernation.rows import T0, asleep_of, at, instance_of, person, post
 
 pytestmark = pytest.mark.django_db
@@ -204,3 +208,28 @@ def test_many_instances_cost_as_many_queries_as_one(alice: Any, django_assert_nu
     instances = list(Instance.objects.all())
     with django_assert_num_queries(2):
         assert len(policies.policies_resolved(instances)) == 5
+
+
+def locked_in_order(queries: CaptureQueriesContext) -> list[str]:
+    """Whose rows each statement locks (also on SQLite, which has one lock for all and no words for it)."""
+    found = []
+    for query in queries:
+        words = re.match(r'(UPDATE|SELECT .* FROM) "(pool_worker|hibernation_instance)"', query["sql"])
+        if words and (words[1] == "UPDATE" or "FOR UPDATE" in query["sql"]):
+            found.append(words[2])
+    return found
+
+
+def test_workers_are_locked_before_instances_as_everywhere(alice: Any) -> None:
+    """The intake and the chains take them in this order: the other way round the two could lock each other up."""
+    idle = {"state": InstanceState.IDLE, "idle_since": T0, "idle_due_at": at(180)}
+    first, second = instance_of(alice, name="a", **idle), instance_of(alice, name="b", **idle)
+    Worker.objects.filter(pk=first.worker_id).update(check_interval_s=20)
+    with CaptureQueriesContext(connection) as queries:
+        policy_set(scope=OWNER, owner=alice, config=said(check_interval_seconds=20), by="alice")
+    locked = locked_in_order(queries)
+    assert locked == sorted(locked, reverse=True) and len(set(locked)) == 2
+    if connection.features.has_select_for_update:
+        with CaptureQueriesContext(connection) as queries:
+            config_set(second, said(gpu_usage_threshold=7), by="alice")
+        assert locked_in_order(queries)[0] == "pool_worker"

@@ -344,6 +344,19 @@ def listed(account: Account) -> list[str]:
     return [facts.label for facts in provider_of(account).listing()]
 
 
+def hidden(world: World, instance: Instance, monkeypatch: Any) -> None:
+    """The provider no longer has the box, in its list and by id: as after a partition between its own machines."""
+    listing, read, label = LocalProvider.listing, LocalProvider.read, world.box(instance).label
+    monkeypatch.setattr(
+        LocalProvider, "listing", lambda self: [facts for facts in listing(self) if facts.label != label]
+    )
+    monkeypatch.setattr(
+        LocalProvider,
+        "read",
+        lambda self, ref: facts if (facts := read(self, ref)) and facts.label != label else None,
+    )
+
+
 def phase_of(account: Account, ref: str) -> Phase | None:
     facts = provider_of(account).read(ref)
     return facts and facts.phase

@@ -22,7 +22,9 @@ def test_taken_port_is_not_free_and_the_next_one_is_found(taken):
 
 
 def test_address_of_another_machine_is_refused_with_its_name():
-    assert not is_free("203.0.113.1", 8000)
+    for host in ("203.0.113.1", "a..b", "nowhere.invalid"):
+        with pytest.raises(NoPort, match=f"{host} is no address of this machine"):
+            is_free(host, 8000)
 
 
 def test_end_of_the_range_is_said_with_what_to_do(monkeypatch):

@@ -8,10 +8,10 @@ import pytest
 
 from core.models import Chain, Event
 from hibernation.models import Instance
-from hibernation.states import InstanceState
+from hibernation.states import BoxState, InstanceState
 from pool.models import Account
 from tests.hibernation.api.answers import POLICY, refused
-from tests.hibernation.rows import account_of, asleep_of, instance_of, person
+from tests.hibernation.rows import account_of, asleep_of, box_of, instance_of, person
 
 pytestmark = pytest.mark.django_db
 
@@ -105,6 +105,32 @@ def test_one_that_sleeps_is_given_up_and_its_snapshot_stays(api: Any, alice: Any
     assert (instance.state, instance.snapshot.state) == (InstanceState.DELETED, "verified")
 
 
+def test_a_stranded_box_is_shown_with_its_price_and_goes_when_its_owner_says_so(api: Any, alice: Any) -> None:
+    instance = instance_of(alice, epoch=2, price="0.42")
+    path = f"/api/instances/{instance.pk}"
+    refused(api.post(f"{path}/discard-stranded"), 409)
+    box = box_of(instance, epoch=1, price="0.30", state=BoxState.STRANDED)
+    body = api.get(path).json()
+    assert [(row["id"], row["status"]) for row in body["boxes"]] == [
+        (box.pk, "stranded"), (body["box"]["id"], "running"),
+    ]  # fmt: skip
+    body = api.post(f"{path}/discard-stranded").json()
+    assert [row["status"] for row in body["boxes"]] == ["destroying", "running"]
+    box.refresh_from_db()
+    assert (box.discarded_by, box.reason) == ("alice", "discarded by alice")
+
+
+@pytest.mark.parametrize("awake", [True, False])
+def test_whoever_gives_an_instance_up_with_its_work_gives_up_its_stranded_boxes(
+    api: Any, alice: Any, awake: bool
+) -> None:
+    instance = instance_of(alice, epoch=2) if awake else asleep_of(alice, epoch=2)
+    box = box_of(instance, epoch=1, state=BoxState.STRANDED)
+    assert api.delete(f"/api/instances/{instance.pk}?discard=workspace").status_code < 300
+    box.refresh_from_db()
+    assert (box.state, box.discarded_by) == (BoxState.DESTROYING, "alice")
+
+
 def test_one_that_is_on_its_way_is_not_given_up_in_the_middle(api: Any, alice: Any) -> None:
     instance = asleep_of(alice)
     api.post(f"/api/instances/{instance.pk}/wake")
@@ -161,6 +187,16 @@ def test_it_is_put_to_sleep_when_its_owner_asks(api: Any, alice: Any) -> None:
     assert answer.json()["status"] == "hibernating"
     assert Chain.objects.get().data["asked"]
     refused(api.post(f"/api/instances/{instance.pk}/hibernate"), 409)
+
+
+def test_one_that_is_waking_sleeps_on_when_its_owner_asks(api: Any, alice: Any) -> None:
+    instance = asleep_of(alice)
+    assert api.post(f"/api/instances/{instance.pk}/wake").status_code == 202
+    answer = api.post(f"/api/instances/{instance.pk}/hibernate")
+    assert answer.status_code == 202
+    assert answer.json()["status"] == "hibernated"
+    wake = Chain.objects.get()
+    assert (wake.kind, wake.state) == ("wake", "aborted")
 
 
 def test_keep_awake_holds_and_zero_lifts_the_hold(api: Any, alice: Any) -> None:

@@ -297,6 +297,26 @@ def test_the_upload_itself_is_no_activity_of_the_network(world: World) -> None:
     assert chain.step == "destroy"
 
 
+@pytest.mark.parametrize(
+    ("thresholds", "posts"),
+    [({}, [330]), pytest.param({"cpu_percent": 20}, [250, 330], marks=pytest.mark.slow)],
+)
+def test_an_agent_that_posts_every_five_minutes_is_waited_for(
+    world: World, thresholds: dict[str, float], posts: list[float]
+) -> None:
+    """Its policy allows that interval (and a tenth: posts are jittered), so such a reading must have the time to come, or
+    the box is billed for ever. Where the policy minds the processor, the first post is still about the upload."""
+    inner = {**signals(**thresholds)["auto_hibernation"], "check_interval_seconds": 300}
+    instance = auto(world, config={"auto_hibernation": {**inner, "pause_after_idle_minutes": 10}})
+    chain = world.run(instance, until="recheck")
+    for after_s in posts:
+        world.forward(after_s)
+        world.enter(chain)
+        assert chain.step == "recheck", chain.reason
+        world.agent(instance).post(cpu_util=1.0)
+    assert world.run(instance, agents=False).state == ChainState.SUCCEEDED
+
+
 @pytest.mark.slow
 def test_a_person_who_asked_is_not_held_up_by_a_busy_gpu(world: World) -> None:
     instance = world.running()

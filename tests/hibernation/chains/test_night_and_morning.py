@@ -6,8 +6,11 @@ import pytest
 
 from core.chain_states import ChainState
 from core.models import ChainStep
+from core.reasons import because
 from hibernation.models import Box
 from hibernation.states import BoxState, InstanceState
+from pool.services.workers import worker_revoke
+from pool.states import WorkerState
 from snapshots.states import SnapshotState
 from tests.hibernation.world import World, instance_state, last_generation, listed, worker_of
 
@@ -52,6 +55,20 @@ def test_the_steps_are_told_in_their_order(world: World) -> None:
         "wake": ["reserve", "rent", "boot", "restore", "resume"],
     }
     assert world.events(instance) == ["created", "started", "hibernating", "hibernated", "waking", "woke_up"]
+
+
+def test_an_instance_whose_worker_was_revoked_wakes_as_a_new_one(world: World) -> None:
+    instance, kept = world.asleep()
+    revoked = worker_of(instance)
+    worker_revoke(revoked, reason=because("operator", note="its secret was seen elsewhere"), now=world.now())
+    world.wake(instance)
+    assert world.run(instance).state == ChainState.SUCCEEDED
+    assert world.differences(instance, kept) == []
+    instance.refresh_from_db()
+    revoked.refresh_from_db()
+    assert instance.worker_id != revoked.pk
+    assert (instance.worker.state, instance.worker.slots) == (WorkerState.ONLINE, 1)
+    assert (revoked.state, revoked.slots) == (WorkerState.REVOKED, 0)
 
 
 @pytest.mark.slow

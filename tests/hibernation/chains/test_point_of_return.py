@@ -97,6 +97,20 @@ def test_whoever_looked_before_the_destroy_and_stops_after_it_is_refused(world: 
     assert instance_state(instance) == InstanceState.HIBERNATED
 
 
+def test_a_worker_that_stood_still_between_its_claim_and_its_look_judges_by_the_clock_of_its_look(
+    world: World, calls: Calls
+) -> None:
+    """A machine that is suspended overtakes nobody: the readings are hours old by the time that it goes on."""
+    instance = world.running()
+    world.hibernate(instance, by="", asked=False)
+    world.run(instance, until="destroy")
+    run = claimed(world, instance)
+    world.forward(3600)
+    outcome = night.destroy(run)
+    assert isinstance(outcome, chains.Goto) and outcome.step == "recheck"
+    assert (calls.destroyed, world.box(instance).state) == ([], BoxState.RUNNING)
+
+
 @pytest.mark.slow
 def test_a_worker_that_was_overtaken_in_the_destroy_lets_nothing_go(world: World, calls: Calls) -> None:
     instance = world.running()

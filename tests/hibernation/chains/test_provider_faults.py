@@ -74,6 +74,21 @@ def test_a_create_that_goes_wrong_once(world: World, fault: K, seconds: float, b
     assert Box.objects.count() == boxes
 
 
+def test_a_box_that_is_found_by_its_label_is_billed_from_when_the_provider_made_it(world: World) -> None:
+    """The control plane was away for half an hour between the call and the look; the provider was not."""
+    instance, _ = world.asleep()
+    world.fault(K.CREATE_UNKNOWN)
+    world.wake(instance)
+    world.run(instance, until=lambda chain: world.box(instance).state == BoxState.RENTING)
+    box = world.box(instance)
+    assert box.create_asked_at is not None
+    made_at = next(facts.created_at for facts in provider_of(box.account).listing())
+    world.forward(1800)
+    world.run(instance, until="boot", agents=False)
+    box.refresh_from_db()
+    assert (box.state, box.rented_at) == (BoxState.BOOTING, made_at)
+
+
 @pytest.mark.slow
 def test_a_box_whose_create_timed_out_and_which_shows_late_is_destroyed(world: World) -> None:
     """The provider's listing lags for longer than it says: another box was rented meanwhile."""

@@ -89,8 +89,10 @@ def test_a_generation_that_cannot_be_restored_leaves_the_instance_asleep_and_no_
         pack.unlink()
     chain = world.run(instance)
     instance.refresh_from_db()
-    assert (chain.state, chain.reason_code) == (ChainState.FAILED, "no_offer")
+    assert (chain.state, chain.reason_code) == (ChainState.FAILED, "generation_damaged")
     assert (instance.state, instance.restore_incomplete) == (InstanceState.HIBERNATED, False)
+    assert Box.objects.count() == 2, "no second box is paid for what the store does not have"
+    assert last_generation(instance).state == SnapshotState.DAMAGED
     world.reconcile(times=4)
     assert world.rented() == []
 

@@ -59,7 +59,7 @@ def test_a_fault_hits_only_the_label_and_machine_it_is_meant_for(host: LocalHost
 
 
 def test_a_create_that_broke_off_may_show_late(host: LocalHost) -> None:
-    fault_add(host.folder, K.CREATE_UNKNOWN, seconds=0.3)
+    fault_add(host.folder, K.CREATE_UNKNOWN, seconds=1)
     with pytest.raises(CreateUnknown):
         host.create("dm-late")
     assert host.provider.find("dm-late") is None

@@ -18,28 +18,13 @@ from hibernation.services.reconcile import account_reconcile, accounts_to_reconc
 from hibernation.states import BoxState, InstanceState
 from pool.models import Account
 from tests.hibernation.rows import account_of, person
-from tests.hibernation.world import World, instance_state, listed, worker_of
+from tests.hibernation.world import World, hidden, instance_state, listed, worker_of
 
 
 def create_at_the_provider(account: Account, label: str) -> str:
     provider = boxes.provider_of(account)
     spec = BoxSpec(label=label, disk_bytes=10**9, url="http://127.0.0.1:1", join_token="none of ours")
     return provider.create(provider.offers(OfferQuery(disk_bytes=10**9))[0].id, spec)
-
-
-def hidden(world: World, instance: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The provider no longer has the box, in its list and by id: as after a partition between its own machines."""
-    from hibernation.providers.local import LocalProvider
-
-    listing, read, label = LocalProvider.listing, LocalProvider.read, world.box(instance).label
-    monkeypatch.setattr(
-        LocalProvider, "listing", lambda self: [facts for facts in listing(self) if facts.label != label]
-    )
-    monkeypatch.setattr(
-        LocalProvider,
-        "read",
-        lambda self, ref: facts if (facts := read(self, ref)) and facts.label != label else None,
-    )
 
 
 def lost(world: World, monkeypatch: pytest.MonkeyPatch) -> Instance:
@@ -83,6 +68,7 @@ def test_a_lost_box_that_comes_back_too_late_is_stranded_until_a_person_decides(
     box = world.box(instance)
     assert (box.state, len(world.rented())) == (BoxState.STRANDED, 1)
     assert "nowhere else" in box.reason and "$0.36" in box.reason
+    assert world.events(instance)[-1] == "box_stranded", "its owner reads of it where she looks"
     world.forward(2 * 3600)
     assert overdue_mark(now=world.now()) == 1
     assert world.events(box)[-1] == "overdue", "a person is told again"

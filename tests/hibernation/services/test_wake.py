@@ -9,6 +9,7 @@ from datetime import datetime
 
 import pytest
 from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from core.chain_states import ChainState
 from core.errors import DomainError, TooSoon, TransitionRefused
@@ -96,6 +97,14 @@ def test_one_request_a_minute_and_it_says_when(asleep: Instance) -> None:
     assert Chain.objects.count() == 1
 
 
+def test_one_that_is_refused_for_its_haste_writes_nothing(asleep: Instance) -> None:
+    """On SQLite there is one writer at a time: a crowd at the door must not keep the chain from its work."""
+    wake(asleep, limited=True)
+    with CaptureQueriesContext(connection) as queries, pytest.raises(TooSoon):
+        wake(asleep, limited=True, seconds=1)
+    assert not [query for query in queries if not query["sql"].startswith("SELECT")]
+
+
 def test_a_request_that_can_begin_nothing_does_not_use_the_minute_up(asleep: Instance) -> None:
     Snapshot.objects.update(state=SnapshotState.DELETED)
     Instance.objects.update(state=InstanceState.LOST)
@@ -126,6 +135,43 @@ def test_where_its_generation_was_let_go_it_wakes_from_the_newest_that_is_left(a
     assert (chain.data["snapshot"], asleep.snapshot_id) == (left.pk, left.pk)
     with pytest.raises(DomainError, match="studio is waking on it"):
         snapshot_delete(left, by="alice", now=T0)
+
+
+@pytest.mark.parametrize("state", [InstanceState.HIBERNATED, InstanceState.LOST])
+def test_a_damaged_generation_can_be_let_go_for_an_older_one_that_is_whole(
+    asleep: Instance, state: str
+) -> None:
+    """It is the owner who gives up what was new in it, and only where something is left to wake from."""
+    newest = snapshot_of(asleep, generation=2)
+    Instance.objects.update(state=state)
+    with pytest.raises(DomainError, match="on it"):
+        snapshot_delete(newest, by="alice", now=T0)
+    Snapshot.objects.filter(pk=newest.pk).update(state=SnapshotState.DAMAGED)
+    older = Snapshot.objects.filter(generation=1)
+    older.update(state=SnapshotState.DAMAGED)
+    with pytest.raises(DomainError, match="on it"):
+        snapshot_delete(newest, by="alice", now=T0)
+    older.update(state=SnapshotState.VERIFIED)
+    snapshot_delete(newest, by="alice", now=T0)
+    with pytest.raises(DomainError, match="on it"):
+        snapshot_delete(older.get(), by="alice", now=T0)
+    assert wake(asleep).data["snapshot"] == older.get().pk
+
+
+def test_after_its_window_it_sleeps_on_the_generation_that_is_left(
+    asleep: Instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hibernation.services import lifecycle
+
+    monkeypatch.setattr(lifecycle, "snapshot_recheck", lambda snapshot, now: snapshot.generation == 1)
+    newest = snapshot_of(asleep, generation=2)
+    Snapshot.objects.filter(pk=newest.pk).update(state=SnapshotState.DAMAGED)
+    snapshot_delete(newest, by="alice", now=T0)
+    Instance.objects.update(delete_due_at=T0)
+    asleep.refresh_from_db()
+    assert lifecycle.instance_pause_end(asleep, now=at(1))
+    asleep.refresh_from_db()
+    assert (asleep.state, asleep.snapshot.generation) == (InstanceState.DELETED, 1)
 
 
 # -- while it falls asleep -------------------------------------------------------------------------------------------------

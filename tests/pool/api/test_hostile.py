@@ -25,6 +25,7 @@ VALUES: list[Any] = [
     "",
     "\x00",
     "\ud800",
+    "é",
     "nan",
     -1,
     2**70,
@@ -131,6 +132,28 @@ def test_what_is_stored_of_it_can_be_shown(
     held.refresh_from_db()
     assert held.reason == "the worker reported: ?"
     assert api_client(ops).get("/api/workers").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("result", "status"),
+    [
+        ('{"seconds": 1e999}', 200),
+        ('{"a": ' + "[" * 20 + "]" * 20 + "}", 200),
+        ('{"a": ' + "[" * 450 + "]" * 450 + "}", 400),
+        ('{"a": ' * 300 + "1" + "}" * 300, 400),
+    ],
+    ids=["infinite", "nested", "nested lists", "nested objects"],
+)
+def test_a_result_is_stored_or_refused(enrol: Callable[..., Worker], result: str, status: int) -> None:
+    worker = enrol()
+    held = dispatch_ask(worker=worker, kind="command", ref="", key="k", work={})
+    dispatch_claim(identity=AgentIdentity(worker_id=worker.pk, epoch=1), dispatch_id=held.pk)
+    client = APIClient(raise_request_exception=False)
+    token = access_token(worker_id=worker.pk, epoch=1, now=timezone.now())
+    client.credentials(HTTP_AUTHORIZATION=f"Bearer {token}")
+    body = f'{{"fence": 1, "outcome": "succeeded", "result": {result}}}'
+    answer = client.post(wire.dispatch_path(held.pk, "finish"), body, content_type="application/json")
+    assert answer.status_code == status, answer.content
 
 
 def test_the_gateways_routes_are_in_the_document() -> None:

@@ -73,6 +73,7 @@ def test_short_secrets_are_not_even_hinted_at(api_client: Client, alice: User) -
         ({"weekly_limit_h": -1}, "above 0"),
         ({"weekly_limit_h": "nan"}, "number"),
         ({"safe_percent": 500}, "safe_percent"),
+        ({"check_interval_s": 1e300}, "check_interval_s"),
         ({"kind": "colab"}, "stays of its kind"),
         ({"label": "taken"}, "already"),
         ({"credentials": ["x"]}, "credentials"),

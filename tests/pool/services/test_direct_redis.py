@@ -97,3 +97,19 @@ def test_revoking_takes_the_user_away_and_a_tick_gives_lost_ones_back(
     client = connect(valkey, kept)
     assert client.ping()
     client.close()
+
+
+def test_a_new_session_ends_the_connections_of_the_one_before(
+    direct: None, valkey: Any, enrol: Enrol, django_capture_on_commit_callbacks: Callable[..., Any]
+) -> None:
+    """An old box that stays connected would take the new one's bells, although it may answer none of them."""
+    before = enrol("a")
+    direct_redis.grant(before.pk, before.epoch)
+    client = connect(valkey, before)
+    assert client.ping()
+    with django_capture_on_commit_callbacks(execute=True):
+        now = enrol("a")
+    direct_redis.grant(now.pk, now.epoch)
+    with pytest.raises((redis.exceptions.ConnectionError, redis.exceptions.AuthenticationError)):
+        client.ping()
+    client.close()

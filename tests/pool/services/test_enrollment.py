@@ -127,6 +127,14 @@ def test_a_known_name_is_the_next_epoch_and_ends_the_session_before(
     assert old.state == WorkerState.OFFLINE
 
 
+def test_a_new_session_is_not_under_the_order_to_drain_of_the_one_before(
+    enrol: Callable[..., Worker],
+) -> None:
+    worker = enrol("one")
+    workers.worker_drain(worker, reason=because("operator", note="x"), now=NOON)
+    assert enrol("one").state == WorkerState.ONLINE
+
+
 def test_a_free_token_never_takes_up_an_instances_worker(account: Account, alice: User) -> None:
     workers.worker_create(account=account, name="mine", instance_ref="i_1", owner=alice)
     with pytest.raises(EnrollmentRefused, match="rented instance"):

@@ -99,6 +99,29 @@ def test_the_first_post_of_a_session_brings_a_worker_online(
     assert Event.objects.filter(subject_id=worker.pk, code="worker_online").exists()
 
 
+@pytest.mark.parametrize("before", [WorkerState.ONLINE, WorkerState.LOST, WorkerState.OFFLINE])
+def test_an_agents_last_word_ends_its_session_and_its_next_start_goes_on_with_it(
+    enrol: Callable[..., Worker], stream: Post, before: WorkerState
+) -> None:
+    worker = enrol()
+    held = dispatch_ask(worker=worker, kind="command", ref="", key="k", work={}, now=NOON)
+    Worker.objects.filter(pk=worker.pk).update(state=before, state_since=NOON)
+    stream(worker, at=NOON + timedelta(seconds=10), session_runtime_hours=0.5, jobs=[])
+    stream(worker, at=NOON + timedelta(seconds=20), session_runtime_hours=0.5, status="ended")
+    drain()
+    worker.refresh_from_db()
+    assert worker.state == WorkerState.OFFLINE
+    if before == WorkerState.ONLINE:
+        held.refresh_from_db()
+        assert (worker.reason, held.state) == ("its session has ended", "withdrawn")
+        assert Session.objects.get().ended_at == SOON
+    stream(worker, at=SOON + timedelta(seconds=5), session_runtime_hours=0.6)
+    drain(now=SOON + timedelta(seconds=6))
+    worker.refresh_from_db()
+    session = Session.objects.get()
+    assert (worker.state, session.ended_at, session.runtime_s) == (WorkerState.ONLINE, None, 2160)
+
+
 def test_a_post_from_before_its_end_was_known_brings_nobody_back(
     enrol: Callable[..., Worker], stream: Post
 ) -> None:

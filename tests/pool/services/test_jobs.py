@@ -21,6 +21,7 @@ from pool import selectors
 from pool.models import Account, Choice, Dispatch, Job, Session, Worker
 from pool.services import attempts, submission
 from pool.services.accounts import account_create
+from pool.services.bell import DISPATCH_TICK
 from pool.services.jobs import candidates, job_take, jobs_dispatch
 from pool.services.publish import orders_of
 from pool.services.workers import worker_create, worker_drain, worker_offline, worker_slots_set
@@ -239,7 +240,7 @@ def test_an_instances_worker_is_never_given_to_others(
 def rings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     rung: list[str] = []
     for module in (attempts, submission):
-        monkeypatch.setattr(module, "ring", lambda task, *_: rung.append(task))
+        monkeypatch.setattr(module, "dispatcher_ring", lambda: rung.append(DISPATCH_TICK))
     return rung
 
 

@@ -22,7 +22,7 @@ from pool.services import publish
 from pool.services.dispatches import dispatch_ask, dispatch_cancel
 from pool.services.intake import intake_drain
 from pool.services.jobs import jobs_dispatch
-from pool.services.liveness import GATEWAY, TICK, workers_check
+from pool.services.liveness import GATEWAY, INTAKE, TICK, workers_check
 from pool.services.reports import dispatch_claim, dispatch_finish
 from pool.services.submission import JobSpec, job_submit
 from pool.services.workers import overdue_at, worker_drain, worker_revoke, worker_undrain
@@ -134,6 +134,39 @@ def test_a_draining_worker_that_goes_silent_is_lost_as_well(
     assert state(seen) == WorkerState.LOST
 
 
+def heard(worker: Worker, stream: Callable[..., str], seconds: float) -> str:
+    """Its state after a post of that moment."""
+    stream(worker, at=at(seconds))
+    intake_drain(now=at(seconds))
+    return state(worker)
+
+
+def test_an_order_to_drain_outlives_a_silence(
+    seen: Worker, running: Callable[[float], int], stream: Callable[..., str], alice: User
+) -> None:
+    worker_drain(seen, reason=because("operator", note="x"), now=NOON)
+    running(75)
+    assert heard(seen, stream, 80) == WorkerState.DRAINING
+    assert publish.orders_of([seen.pk]) == {seen.pk: [wire.Order(kind="drain")]}
+    job_submit(owner=alice, spec=JobSpec(command=["true"]), now=NOON)
+    assert jobs_dispatch(now=at(81)) == 0
+    worker_undrain(seen, now=at(82))
+    assert state(seen) == WorkerState.ONLINE
+    assert jobs_dispatch(now=at(83)) == 1
+
+
+def test_a_lost_worker_is_drained_and_taken_back_by_its_next_post(
+    seen: Worker, running: Callable[[float], int], stream: Callable[..., str]
+) -> None:
+    running(75)
+    assert state(seen) == WorkerState.LOST
+    worker_drain(seen, reason=because("operator", note="x"), now=at(76))
+    assert heard(seen, stream, 80) == WorkerState.DRAINING
+    running(160)
+    worker_undrain(seen, now=at(161))
+    assert heard(seen, stream, 165) == WorkerState.ONLINE
+
+
 def test_our_own_absence_loses_nobody(seen: Worker, stream: Callable[..., str]) -> None:
     """The tick was away for an hour, and with it everything that could have heard a post."""
     TickRun.objects.create(name=TICK, started_at=NOON, resumed_at=NOON - timedelta(days=1))
@@ -165,6 +198,18 @@ def test_a_gateway_that_is_away_loses_nobody(
         assert state(seen) == WorkerState.ONLINE
     workers_check(now=at(246))
     assert state(seen) == WorkerState.SUSPECT
+
+
+def test_posts_that_nobody_stores_are_no_silence(seen: Worker, running: Callable[[float], int]) -> None:
+    """Agents post, the stream grows, and the tick that drains it fails at each run."""
+    intake = TickRun.objects.create(name=INTAKE, started_at=NOON, resumed_at=NOON - timedelta(hours=1))
+    for finished_at in (None, at(0), at(60)):
+        TickRun.objects.filter(pk=intake.pk).update(started_at=at(85), finished_at=finished_at)
+        running(90)
+        assert state(seen) == WorkerState.ONLINE
+    TickRun.objects.filter(pk=intake.pk).update(started_at=at(195), finished_at=at(195))
+    running(200)
+    assert state(seen) == WorkerState.LOST
 
 
 def test_a_broker_that_is_away_loses_nobody_and_stops_nothing(
@@ -273,6 +318,16 @@ def test_a_drain_that_never_ends_is_ended(seen: Worker, running: Callable[[float
     running(day + 1)
     assert state(seen) == WorkerState.OFFLINE
     assert seen.reason == "it drained for longer than 1440 minutes"
+
+
+def test_a_drain_that_was_ended_still_stands(
+    seen: Worker, running: Callable[[float], int], stream: Callable[..., str]
+) -> None:
+    worker_drain(seen, reason=because("operator", note="x"), now=NOON)
+    day = 24 * 3600
+    Worker.objects.filter(pk=seen.pk).update(due_at=at(2 * day), last_seen_at=at(day))
+    running(day + 1)
+    assert heard(seen, stream, day + 30) == WorkerState.DRAINING
 
 
 def test_a_row_that_fails_does_not_keep_the_others(
