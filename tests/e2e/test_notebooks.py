@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import itertools
 import json
 import re
@@ -14,7 +15,7 @@ import pytest
 import requests
 
 from tests.e2e.waiting import eventually
-from tests.simulators.notebook_host import NotebookMachine
+from tests.simulators.notebook_host import NotebookMachine, pip_wheels
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -25,6 +26,8 @@ _numbers = itertools.count(1)
 @pytest.fixture
 def machine(installation) -> Iterator[Callable[..., NotebookMachine]]:
     """machine("colab") → a fresh machine of that provider. Nothing of it is left after the test."""
+    if not pip_wheels() and importlib.util.find_spec("pip") is None:
+        pytest.skip("no pip for the notebook's machine: install python3-venv")
     made = []
 
     def make(provider: str, **env: str) -> NotebookMachine:

@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 import site
-import sys
 import sysconfig
 import tempfile
 import threading
@@ -171,14 +170,18 @@ def _kernel(machine: NotebookMachine) -> AsyncKernelManager:
     return kernel
 
 
+def pip_wheels() -> list[Path]:
+    """The pip that comes with Python, or with the distribution's; none where python3-venv is not installed."""
+    folders = [sysconfig.get_config_var("WHEEL_PKG_DIR"), Path(ensurepip.__file__).parent / "_bundled"]
+    return [wheel for folder in folders if folder for wheel in sorted(Path(folder).glob("pip-*.whl"))]
+
+
 def _environment(folder: Path) -> Path:
-    """A virtual environment: our packages behind its own, and the pip that comes with Python; its interpreter."""
+    """A virtual environment: our packages behind its own, and a pip; its interpreter."""
     venv.create(folder, with_pip=False, symlinks=True)
     [packages] = folder.glob("lib/python*/site-packages")
-    bundled = sorted((Path(ensurepip.__file__).parent / "_bundled").glob("pip-*.whl"))
-    behind = [sysconfig.get_path("purelib"), *site.getsitepackages(), *map(str, bundled[-1:])]
+    behind = [sysconfig.get_path("purelib"), *site.getsitepackages(), *map(str, pip_wheels()[-1:])]
     (packages / "behind.pth").write_text("\n".join(dict.fromkeys(behind)) + "\n")
-    assert sys.version_info[:2] >= (3, 11)
     return folder / "bin" / "python"
 
 

@@ -48,9 +48,11 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
             [str(interpreter), "-m", "pip", "install", "-q", "--disable-pip-version-check", *lock],
         ]
     for command in commands:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
-        if done.returncode:
-            pytest.skip(f"the official kaggle client cannot be installed here: {done.stderr[-300:]}")
+        try:
+            subprocess.run(command, capture_output=True, text=True, check=True, timeout=240)
+        except subprocess.SubprocessError as error:
+            said = getattr(error, "stderr", None) or str(error)
+            pytest.skip(f"the official kaggle client cannot be installed here: {said[-300:]}")
     return interpreter
 
 
