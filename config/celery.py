@@ -64,6 +64,7 @@ app.conf.update(
     task_routes={
         "core.chains.*": {"queue": CHAINS},
         "core.alerts.*": {"queue": CHAINS},
+        "pool.kaggle_tick": {"queue": CHAINS},
         "hibernation.account_reconcile": {"queue": CHAINS},
         "pool.history.*": {"queue": CHAINS},
         "pool.interrogation.*": {"queue": CHAINS},

@@ -48,6 +48,7 @@ NAVIGATION = [
         _item(_("Workers"), "memory", "pool_worker"),
         _item(_("Jobs"), "play_circle", "pool_job"),
         _item(_("Accounts"), "cloud", "pool_account"),
+        _item(_("Started sessions"), "rocket_launch", "pool_notebookstart"),
     ),
     _group(
         _("What happened"),

@@ -76,6 +76,7 @@ class Env:
     private_networks: tuple[Network, ...]
     health_places: tuple[Place, ...]
     alerts: Alerts
+    kaggle_url: str
     secrets: Secrets
     problems: tuple[Problem, ...]
 
@@ -136,6 +137,7 @@ def env_read(environ: Mapping[str, str]) -> Env:
         private_networks=private,
         health_places=health_places_read(reader),
         alerts=alerts_read(reader, private=private, public_host=host),
+        kaggle_url=_kaggle_url(reader),
         secrets=secrets_read(reader, data),
         problems=tuple(reader.problems),
     )
@@ -157,6 +159,18 @@ def loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def _kaggle_url(reader: Reader) -> str:
+    """Where Kaggle's API is; another address only for tests and for those who must go through a relay of their own."""
+    parts = reader.url(
+        "DORMOUSE_KAGGLE_URL", "https://api.kaggle.com/v1", schemes=("https", "http"), id="E015"
+    )
+    if not parts.hostname or parts.query or parts.username:
+        reader.problem(
+            "E015", "DORMOUSE_KAGGLE_URL", "is more or less than an address: write https://host/path"
+        )
+    return f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/")
 
 
 def _listen(reader: Reader) -> tuple[str, int]:

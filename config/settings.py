@@ -27,6 +27,7 @@ AGENT_KEYS = ENV.secrets.agent_keys
 STORE_SIGNING_KEY = ENV.secrets.store_signing_key
 CHAIN_LEASE_S = ENV.chain_lease_s
 AGENT_TRANSPORT = ENV.agent_transport
+KAGGLE_API_URL = ENV.kaggle_url
 DEMO = ENV.demo
 TRUSTED_PROXIES = ENV.trusted_proxies
 

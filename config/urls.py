@@ -7,6 +7,7 @@ from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
 from config import views
+from config.notebooks import NotebookView
 from snapshots.api.store_view import store_object
 
 handler404 = "config.views.not_found"
@@ -20,6 +21,7 @@ urlpatterns = [
     path("healthz", views.healthz, name="healthz"),
     path("readyz", views.readyz, name="readyz"),
     path("agent/", views.agent_index, name="agent-index"),
+    path("agent/notebooks/<slug:name>.ipynb", NotebookView.as_view(), name="agent-notebook"),
     path("agent/<str:name>", views.agent_wheel, name="agent-wheel"),
     path("i18n/", include("django.conf.urls.i18n")),  # the language chooser of the console
     path("api/schema/", SpectacularAPIView.as_view(), name="schema"),

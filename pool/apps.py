@@ -7,7 +7,11 @@ class PoolConfig(AppConfig):
 
     def ready(self) -> None:
         from core import agents
-        from pool import reasons, reasons_alerts  # noqa: F401  their codes are worded in every process
+        from pool import (  # noqa: F401  their codes are worded in every process
+            provider_reasons,
+            reasons,
+            reasons_alerts,
+        )
         from pool.services import alerting, enrollment
 
         agents.register_gate(enrollment.gate)

@@ -417,3 +417,9 @@ class Sample(models.Model):
 
     def __str__(self) -> str:
         return f"{self.worker_id} {self.at:%H:%M:%S} {self.gpu_util}"
+
+
+# Last, because its rows point at the ones above. Django finds an app's models here.
+from pool.provider_models import NotebookStart as NotebookStart  # noqa: E402
+from pool.provider_models import OfficialQuota as OfficialQuota  # noqa: E402
+from pool.provider_models import TermsAcknowledgement as TermsAcknowledgement  # noqa: E402

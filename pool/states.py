@@ -1,4 +1,4 @@
-"""Edge tables of the pool: workers, jobs, dispatches."""
+"""Edge tables of the pool: workers, jobs, dispatches, sessions that it starts."""
 
 from enum import StrEnum
 
@@ -147,3 +147,41 @@ DISPATCH = StateTable(
 
 OPEN = (D.RUNG, D.CLAIMED)
 """States of a dispatch that is still somebody's business."""
+
+
+class StartState(StrEnum):
+    PUSHING = "pushing"
+    QUEUED = "queued"
+    RUNNING = "running"
+    ENDED = "ended"
+    FAILED = "failed"
+
+
+N = StartState
+
+START = StateTable(
+    "start",
+    states={
+        N.PUSHING: "written down; the provider is asked to run the notebook",
+        N.QUEUED: "the provider has the notebook and looks for a machine",
+        N.RUNNING: "its session runs",
+        N.ENDED: "its session is over",
+        N.FAILED: "no session came of it, or it ended in error",
+    },
+    edges={
+        (N.PUSHING, N.QUEUED): Edge("the provider has taken the notebook", "start_queued"),
+        (N.PUSHING, N.FAILED): Edge("the provider refused it, or could not be asked in time", "start_failed"),
+        (N.QUEUED, N.RUNNING): Edge("the provider says that it runs", "start_running"),
+        (N.QUEUED, N.ENDED): Edge("its session was over before it was looked at", "start_ended"),
+        (N.QUEUED, N.FAILED): Edge("the provider found no machine in time, or it broke", "start_failed"),
+        (N.RUNNING, N.ENDED): Edge("the provider says that it is over", "start_ended"),
+        (N.RUNNING, N.FAILED): Edge("the provider says that it ended in error", "start_failed"),
+    },
+    limits={
+        N.PUSHING: Limit(minutes=15, then=N.FAILED),
+        N.QUEUED: Limit(minutes=30, then=N.FAILED),
+        # No provider's session is longer than a day.
+        N.RUNNING: Limit(minutes=24 * 60, then=N.ENDED),
+    },
+    final={N.ENDED, N.FAILED},
+)

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from celery import shared_task
 from django.utils import timezone
 
-from core.ticks import tick
-from pool.services import bell, history, intake, interrogation, jobs, liveness
+from core.ticks import step_each, tick
+from pool.services import (
+    bell,
+    history,
+    intake,
+    interrogation,
+    jobs,
+    kaggle_accounts,
+    kaggle_starts,
+    liveness,
+)
 
 
 @shared_task(name="pool.intake_tick")
@@ -48,3 +59,14 @@ def history_tick() -> int:
     """Every 30 s. Two at once are safe: new readings are added by whoever moves the cursor."""
     with tick("pool.history.tick"):
         return history.history_keep(now=timezone.now())
+
+
+@shared_task(name="pool.kaggle_tick")
+def kaggle_tick() -> int:
+    """Every 15 s, and rung by a new start: asks Kaggle about sessions and quotas that are due. Two at once are safe: a
+    start is won by one guarded UPDATE, and a quota that is read twice is the same figure."""
+    now = timezone.now()
+    done = step_each(partial(kaggle_starts.start_step, now=now), kaggle_starts.starts_due(now=now))
+    return done + step_each(
+        partial(kaggle_accounts.quota_read, now=now), list(kaggle_accounts.quotas_due(now=now))
+    )

@@ -6,15 +6,16 @@ import shutil
 import subprocess
 import sys
 
-SERVER, DEV = "requirements.txt", "requirements-dev.txt"
+SERVER, DEV, KAGGLE = "requirements.txt", "requirements-dev.txt", "requirements-kaggle.txt"
 LOCKS = (
     ("requirements/server.in", SERVER, ()),
     ("requirements/dev.in", DEV, ("--constraint", SERVER)),  # the tests run on what the server runs on
+    ("requirements/kaggle.in", KAGGLE, ()),
 )
 
 
 def lock() -> int:
-    """Rewrite both; pins stay where they still fit (delete a lock to take everything newest). Needs uv."""
+    """Rewrite all; pins stay where they still fit (delete a lock to take everything newest). Needs uv."""
     uv = shutil.which("uv")
     if uv is None:
         print(

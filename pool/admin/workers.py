@@ -20,12 +20,14 @@ from unfold.enums import ActionVariant
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
 from core.admin_base import Dialog, NoteDialog, OperatedAdmin, ReadOnlyInline, shown_once
+from core.errors import DomainError
 from pool import selectors
 from pool.admin.interrogation import interrogation_shown
 from pool.models import Account, Session, Worker
 from pool.services import workers
 from pool.services.enrollment import enrollment_token_issue
 from pool.services.interrogation import worker_interrogate
+from pool.services.terms import terms_require
 from pool.states import WorkerState
 
 COLOURS = {
@@ -63,6 +65,14 @@ class JoinDialog(Dialog):
         if not request.user.is_superuser:
             accounts = accounts.filter(owner=request.user)
         self.fields["account"].queryset = accounts
+
+    def clean_account(self) -> Account:
+        account: Account = self.cleaned_data["account"]
+        try:
+            terms_require(account)
+        except DomainError as error:
+            raise forms.ValidationError(f"{error.message}. {error.hint}") from error
+        return account
 
 
 class SessionInline(ReadOnlyInline):

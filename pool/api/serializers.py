@@ -8,9 +8,10 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from pool.api.interrogation_serializer import InterrogationSerializer
-from pool.models import Account, Dispatch, Job, Worker
+from pool.models import Account, Dispatch, Job, OfficialQuota, Worker
 from pool.quota import Reading
 from pool.services.accounts import credentials_hint
+from pool.services.terms import terms_acknowledgement, terms_of
 
 
 class QuotaSerializer(serializers.Serializer):
@@ -115,6 +116,40 @@ class IssuedTokenSerializer(serializers.Serializer):
     command = serializers.CharField(help_text="what to run on the machine")
 
 
+class TermsSerializer(serializers.Serializer):
+    """What the account's provider forbids, and who has acknowledged that text. Until then it enrols no worker."""
+
+    version = serializers.CharField()
+    sentences = serializers.ListField(child=serializers.CharField())
+    source = serializers.URLField()
+    acknowledged_by = serializers.CharField(allow_null=True)
+    acknowledged_at = serializers.DateTimeField(allow_null=True)
+
+
+class OfficialQuotaSerializer(serializers.Serializer):
+    """What the provider itself last said of the account's week, in hours. null: it did not say."""
+
+    used_hours = serializers.SerializerMethodField()
+    reserved_hours = serializers.SerializerMethodField(help_text="for sessions that run")
+    total_hours = serializers.SerializerMethodField()
+    refresh_at = serializers.DateTimeField(allow_null=True)
+    read_at = serializers.DateTimeField(allow_null=True, help_text="when it said so")
+    error = serializers.CharField(allow_blank=True, help_text="why it has not answered since")
+
+    def get_used_hours(self, row: OfficialQuota) -> float | None:
+        return _hours(row.used_s)
+
+    def get_reserved_hours(self, row: OfficialQuota) -> float | None:
+        return _hours(row.reserved_s)
+
+    def get_total_hours(self, row: OfficialQuota) -> float | None:
+        return _hours(row.total_s)
+
+
+def _hours(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds / 3600, 4)
+
+
 class AccountSerializer(serializers.ModelSerializer):
     """A provider account. Limits that are not given are the defaults of its kind; credentials are never shown."""
 
@@ -126,6 +161,14 @@ class AccountSerializer(serializers.ModelSerializer):
         help_text="encrypted at rest, never shown again; {} forgets them",
     )
     credentials_state = serializers.SerializerMethodField(help_text="whether they are set, and how they end")
+    official_quota = serializers.SerializerMethodField(help_text="null: it was never asked, or cannot be")
+    terms = serializers.SerializerMethodField(help_text="null: its kind has none")
+    acknowledged_terms = serializers.CharField(
+        write_only=True,
+        required=False,
+        max_length=20,
+        help_text="the version of `terms` that you have read for this account; recorded with your name",
+    )
 
     class Meta:
         model = Account
@@ -137,6 +180,9 @@ class AccountSerializer(serializers.ModelSerializer):
             "enabled",
             "credentials",
             "credentials_state",
+            "terms",
+            "acknowledged_terms",
+            "official_quota",
             "session_limit_h",
             "session_shutdown_h",
             "weekly_limit_h",
@@ -154,6 +200,21 @@ class AccountSerializer(serializers.ModelSerializer):
 
     def get_credentials_state(self, account: Account) -> str:
         return credentials_hint(account)
+
+    @extend_schema_field(OfficialQuotaSerializer(allow_null=True))
+    def get_official_quota(self, account: Account) -> dict[str, Any] | None:
+        row = getattr(account, "official_quota", None)
+        return dict(OfficialQuotaSerializer(row).data) if row and (row.read_at or row.error) else None
+
+    @extend_schema_field(TermsSerializer(allow_null=True))
+    def get_terms(self, account: Account) -> dict[str, Any] | None:
+        terms = terms_of(account)
+        if terms is None:
+            return None
+        row = terms_acknowledgement(account)
+        said = {"acknowledged_by": row and row.by, "acknowledged_at": row and row.at}
+        shown = {"version": terms.version, "sentences": terms.sentences, "source": terms.source, **said}
+        return dict(TermsSerializer(shown).data)
 
     def validate_kind(self, kind: str) -> str:
         if self.instance is not None and kind != self.instance.kind:

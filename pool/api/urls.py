@@ -3,11 +3,12 @@
 from django.urls import include, path
 from rest_framework.routers import SimpleRouter
 
-from pool.api import agent_views, history_views, interrogation_views, views
+from pool.api import agent_views, history_views, interrogation_views, starts, views
 
 router = SimpleRouter(trailing_slash=False)
 router.register("workers", views.WorkerViewSet, basename="worker")
 router.register("accounts", views.AccountViewSet, basename="account")
+router.register("notebook-starts", starts.NotebookStartViewSet, basename="notebook-start")
 router.register("jobs", views.JobViewSet, basename="job")
 
 urlpatterns = [

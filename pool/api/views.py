@@ -10,6 +10,7 @@ from typing import Any
 
 import django_filters
 from django.conf import settings
+from django.db import transaction
 from django.db.models import QuerySet
 from django.utils import timezone
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema, extend_schema_view
@@ -26,7 +27,7 @@ from core.throttles import ScopedThrottle
 from pool import selectors
 from pool.api import serializers as s
 from pool.models import Account, Job, Worker
-from pool.services import accounts, enrollment, workers
+from pool.services import accounts, enrollment, terms, workers
 from pool.services.submission import JobSpec, job_cancel, job_submit
 
 REFUSED = OpenApiResponse(ErrorSerializer, description="its state does not allow it; `message` says why")
@@ -134,7 +135,7 @@ class EnrollmentTokenView(PeoplesView, APIView):
         tags=["pool"],
         operation_id="enrollment_tokens_create",
         request=s.EnrollmentTokenSerializer,
-        responses={201: s.IssuedTokenSerializer, 404: ErrorSerializer},
+        responses={201: s.IssuedTokenSerializer, 403: ErrorSerializer, 404: ErrorSerializer},
     )
     def post(self, request: Request) -> Response:
         """A join token for one of your accounts. It is shown here and never again."""
@@ -179,17 +180,28 @@ class AccountViewSet(PeoplesView, viewsets.ModelViewSet):
     queryset = Account.objects.none()
 
     def get_queryset(self) -> QuerySet[Account]:
-        return owned(Account.objects.select_related("owner").order_by("kind", "label", "pk"), self.request)
+        rows = Account.objects.select_related("owner", "official_quota").prefetch_related("acknowledgements")
+        return owned(rows.order_by("kind", "label", "pk"), self.request)
 
+    @transaction.atomic
     def perform_create(self, serializer: Any) -> None:
+        version = serializer.validated_data.pop("acknowledged_terms", None)
         serializer.instance = accounts.account_create(
             owner=self.request.user, **_columns(serializer.validated_data)
         )
+        self._acknowledge(serializer.instance, version)
 
+    @transaction.atomic
     def perform_update(self, serializer: Any) -> None:
-        serializer.instance = accounts.account_update(
-            account=serializer.instance, **_columns(serializer.validated_data)
-        )
+        version = serializer.validated_data.pop("acknowledged_terms", None)
+        fields = _columns(serializer.validated_data)
+        if fields:
+            accounts.account_update(account=serializer.instance, **fields)
+        self._acknowledge(serializer.instance, version)
+
+    def _acknowledge(self, account: Account, version: str | None) -> None:
+        if version is not None:
+            terms.terms_acknowledge(account=account, version=version, by=actor(self.request))
 
     def perform_destroy(self, instance: Account) -> None:
         accounts.account_delete(instance)

@@ -22,6 +22,7 @@ from pool.models import Account, EnrollmentToken, EnrollmentUse, Session, Worker
 from pool.services import direct_redis
 from pool.services.credentials import credentials, epoch_of, matches, secret_after, secret_first
 from pool.services.publish import gate_publish
+from pool.services.terms import terms_require
 from pool.services.workers import worker_offline, worker_revoke
 from pool.states import WorkerState
 
@@ -60,6 +61,7 @@ def enrollment_token_issue(
 
     worker and epoch: the identity that the enrolment takes up, in that epoch (the next one where epoch is None), for a
     rented box. Without a worker, each use makes a worker of `account`, or the next epoch of the one with that name.
+    Raises TermsNotAcknowledged where nobody has acknowledged yet what the account's provider forbids.
     """
     now = now or timezone.now()
     if uses < 1 or life <= timedelta(0):
@@ -68,6 +70,7 @@ def enrollment_token_issue(
         )
     if worker is not None and uses != 1:
         raise Invalid("a token that is bound to a worker is used once")
+    terms_require(account)
     plain = TOKEN_PREFIX + secret_new()
     EnrollmentToken.objects.create(
         sha256=digest(plain),
@@ -86,7 +89,8 @@ def worker_enroll(*, post: wire.EnrollPost, now: datetime | None = None) -> wire
     """Trade a join token for an identity. The same token with the same request_id is the same enrolment asked again.
 
     The worker is offline until its first status post. An earlier session of it ends: what it held is withdrawn.
-    Raises EnrollmentRefused (unknown, expired, used up), StandDown where a newer box has taken the identity up.
+    Raises EnrollmentRefused (unknown, expired, used up), TermsNotAcknowledged where they have changed since the token
+    was made, StandDown where a newer box has taken the identity up.
     """
     now = now or timezone.now()
     with transaction.atomic():
@@ -97,6 +101,7 @@ def worker_enroll(*, post: wire.EnrollPost, now: datetime | None = None) -> wire
         if again is not None:
             worker = again
         else:
+            terms_require(token.account)
             _use_up(token, now=now)
             worker = _identity(token, post, now=now)
             _begin_epoch(worker, token, post, now=now)

@@ -67,6 +67,8 @@ WRONG = [
     ("E034", "DORMOUSE_ALERT_APPRISE", "json://hooks.example.org"),
     ("E035", "DORMOUSE_ALERT_SEVERITY", "loud"),
     ("E035", "DORMOUSE_ALERT_QUEUE_MINUTES", "0"),
+    ("E015", "DORMOUSE_KAGGLE_URL", "https://"),
+    ("E015", "DORMOUSE_KAGGLE_URL", "api.kaggle.example"),
     ("E012", "DORMOUSE_SECRET_KEY", "short"),
     ("E012", "DORMOUSE_STORE_SIGNING_KEY", "short"),
     ("E012", "DORMOUSE_FIELD_KEYS", "not-a-fernet-key"),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pool.terms import TERMS
 from tests.e2e.installation import Installation
 from tests.e2e.rented import Rented
 from tests.servers import postgres
@@ -47,7 +48,9 @@ def account(installation: Installation) -> Callable[..., str]:
 
     def make(kind: str = "local", **fields: object) -> str:
         label = f"{kind} {next(_numbers)}"
-        return str(installation.client().post("/api/accounts", kind=kind, label=label, **fields)["id"])
+        known = {"acknowledged_terms": TERMS[kind].version} if kind in TERMS else {}
+        made = installation.client().post("/api/accounts", kind=kind, label=label, **{**known, **fields})
+        return str(made["id"])
 
     return make
 

@@ -16,6 +16,7 @@ from gateway import keys
 from pool.models import Account, Worker
 from pool.services import enrollment
 from pool.services.accounts import account_create
+from pool.services.terms import terms_acknowledge, terms_of
 from pool.services.workers import worker_heard
 
 NOON = datetime(2026, 11, 18, 12, 0, tzinfo=UTC)
@@ -49,6 +50,14 @@ def account(alice: User) -> Account:
     return account_create(owner=alice, kind="local", label="rack")
 
 
+def acknowledged(account: Account) -> Account:
+    """The account, with what its provider forbids acknowledged where there is such a text."""
+    terms = terms_of(account)
+    if terms is not None:
+        terms_acknowledge(account=account, version=terms.version, by="alice")
+    return account
+
+
 def gpu(gib: int = 16) -> wire.Gpu:
     return wire.Gpu(index=0, name="Tesla T4", util=0.0, mem_used_bytes=0, mem_total_bytes=gib * GIB)
 
@@ -67,7 +76,7 @@ def enrol(account: Account) -> Callable[..., Worker]:
         slots: int = 1,
         now: datetime = NOON,
     ) -> Worker:
-        token = enrollment.enrollment_token_issue(account=into or account, now=now)
+        token = enrollment.enrollment_token_issue(account=acknowledged(into or account), now=now)
         post = wire.EnrollPost(token=token, name=name, gpus=(gpu(gib),), session_runtime_hours=runtime_h)
         worker = Worker.objects.get(pk=enrollment.worker_enroll(post=post, now=now).worker_id)
         if slots != 1:

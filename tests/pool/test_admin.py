@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -10,14 +12,16 @@ import pytest
 from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.urls import reverse
+from django.utils.html import escape
 
 from agent import wire
-from pool.models import Account, EnrollmentToken, Job, Sample, Worker
+from pool.models import Account, EnrollmentToken, Job, NotebookStart, Sample, TermsAcknowledgement, Worker
 from pool.services.accounts import account_create
 from pool.services.jobs import jobs_dispatch
 from pool.services.submission import JobSpec, job_submit
 from pool.states import JobState, WorkerState
-from tests.pool.conftest import NOON
+from pool.terms import COLAB, KAGGLE
+from tests.pool.conftest import NOON, acknowledged
 
 Enrol = Callable[..., Worker]
 pytestmark = pytest.mark.usefixtures("valkey")
@@ -234,3 +238,103 @@ def test_a_wrong_account_is_not_saved(console: Client, alice: User, change: dict
     assert answer.status_code == 200
     assert why in answer.content.decode()
     assert Account.objects.get().credentials == ""
+
+
+# -- what the providers of notebooks forbid, and their notebooks -----------------------------------------
+
+
+def test_account_form_says_what_is_forbidden_and_records_who_has_read_it(
+    console: Client, alice: User, enrol: Enrol
+) -> None:
+    new = console.get(page("account", "add")).content.decode()
+    for terms in (COLAB, KAGGLE):
+        assert all(escape(line) in new for line in terms.sentences)
+    account = account_create(owner=alice, kind="colab", label="c")
+    place = page("account", "change", account.pk)
+    shown = console.get(place).content.decode()
+    assert "not yet: until then no worker of this account is enrolled" in shown
+    assert escape(KAGGLE.sentences[0]) not in shown
+    assert console.post(place, account_form(account)).status_code == 302
+    assert not TermsAcknowledgement.objects.exists()
+    stale = console.post(place, account_form(account, acknowledged="colab:2020-01-01"))
+    assert "The text has changed since" in stale.content.decode()
+    assert (
+        console.post(place, account_form(account, acknowledged=f"colab:{COLAB.version}")).status_code == 302
+    )
+    row = TermsAcknowledgement.objects.get()
+    assert (row.account, row.owner, row.by, row.version) == (account, alice, "ops", COLAB.version)
+    assert f"by ops, the text of {COLAB.version}" in console.get(place).content.decode()
+
+
+def test_new_account_may_be_acknowledged_at_once(console: Client, alice: User) -> None:
+    both = " ".join(f"{kind}:{terms.version}" for kind, terms in (("colab", COLAB), ("kaggle", KAGGLE)))
+    fields = {"owner": alice.pk, "kind": "kaggle", "label": "k", "enabled": "on", "secret": ""}
+    assert console.post(page("account", "add"), {**fields, "acknowledged": both}).status_code == 302
+    assert TermsAcknowledgement.objects.get().account.kind == "kaggle"
+    fields["kind"] = "vast"
+    assert console.post(page("account", "add"), {**fields, "acknowledged": both}).status_code == 302
+    assert TermsAcknowledgement.objects.count() == 1
+
+
+def test_join_dialog_refuses_an_account_whose_terms_nobody_has_read(console: Client, alice: User) -> None:
+    account = account_create(owner=alice, kind="colab", label="c")
+    answer = confirm(console, reverse("admin:pool_worker_join"), account=account.pk, uses=1, minutes=60)
+    assert "nobody has acknowledged yet" in answer.content.decode()
+    assert not EnrollmentToken.objects.exists()
+
+
+def test_notebook_is_made_with_a_token_that_works(
+    console: Client, alice: User, api_client: Callable[..., Any]
+) -> None:
+    account = account_create(owner=alice, kind="kaggle", label="k")
+    place = reverse("admin:pool_account_notebook", args=[account.pk])
+    assert "nobody has acknowledged yet" in confirm(console, place, worker_name="w1").content.decode()
+    acknowledged(account)
+    shown = confirm(console, place, worker_name="w1")
+    assert "no-store" in shown["Cache-Control"]
+    [data] = re.findall(r"base64,([\w+/=]+)", shown.content.decode())
+    cell = "".join(json.loads(base64.b64decode(data))["cells"][1]["source"])
+    [token] = re.findall(r'JOIN_TOKEN = "(.*)"', cell)
+    assert 'WORKER_NAME = "w1"' in cell
+    assert api_client().post(wire.ENROLL, {"token": token}).status_code == 200
+
+
+def test_notebooks_and_starts_are_offered_where_they_fit(
+    console: Client, alice: User, account: Account
+) -> None:
+    kaggle = account_create(owner=alice, kind="kaggle", label="k")
+    colab = account_create(owner=alice, kind="colab", label="c")
+
+    def offered(account: Account) -> list[bool]:
+        text = console.get(page("account", "change", account.pk)).content.decode()
+        return ["Make its notebook" in text, "Start a session" in text]
+
+    assert (offered(kaggle), offered(colab), offered(account)) == (
+        [True, True],
+        [True, False],
+        [False, False],
+    )
+    strange = staff("driver", "change_account", "view_account")
+    assert confirm(strange, reverse("admin:pool_account_notebook", args=[colab.pk])).status_code == 403
+    other = confirm(console, reverse("admin:pool_account_notebook", args=[account.pk]), worker_name="w")
+    assert "Only accounts at Colab and Kaggle have a notebook" in other.content.decode()
+    fields = {"worker_name": "w", "accelerator": "NvidiaTeslaT4"}
+    wrong = confirm(console, reverse("admin:pool_account_start", args=[acknowledged(colab).pk]), **fields)
+    assert "started at Kaggle only" in wrong.content.decode()
+    gone = confirm(console, reverse("admin:pool_account_start", args=["acc_gone"]), **fields)
+    assert "It is not there any more" in gone.content.decode()
+
+
+def test_session_is_started_from_the_accounts_page(console: Client, alice: User, valkey: object) -> None:
+    account = acknowledged(account_create(owner=alice, kind="kaggle", label="k"))
+    place = reverse("admin:pool_account_start", args=[account.pk])
+    fields = {"worker_name": "night", "accelerator": "NvidiaTeslaT4"}
+    assert "hold no Kaggle token" in confirm(console, place, **fields).content.decode()
+    account.credentials = json.dumps({"api_token": "KGAT_0123456789"})
+    account.save()
+    assert confirm(console, place, **fields)["HX-Redirect"] == page("notebookstart")
+    start = NotebookStart.objects.get()
+    assert (start.name, start.by) == ("night", "ops")
+    assert "night" in console.get(page("notebookstart")).content.decode()
+    assert console.get(page("notebookstart", "change", start.pk)).status_code == 200
+    assert "is being started as" in confirm(console, place, **fields).content.decode()

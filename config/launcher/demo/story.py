@@ -15,6 +15,7 @@ from config.launcher.demo.api import Api
 from config.launcher.demo.telling import Teller
 from config.launcher.stack import Stack
 from hibernation.providers.local import local_folder
+from pool.terms import TERMS
 
 NEAR_ITS_LIMIT_H = 10.81
 """Of 11.5 h: 94 %, above the 90 % below which a Colab session counts as safe."""
@@ -94,7 +95,9 @@ def _pool(stack: Stack, api: Api, teller: Teller) -> None:
         ("kaggle", "kaggle-1", []),
         ("local", "local-1", []),
     ):
-        account = api.post("/api/accounts", kind=kind, label=f"demo {kind}")
+        # No provider is behind a simulated worker; where one is, this is for the account's owner to say.
+        known = {"acknowledged_terms": TERMS[kind].version} if kind in TERMS else {}
+        account = api.post("/api/accounts", kind=kind, label=f"demo {kind}", **known)
         token = api.post("/api/enrollment-tokens", account=account["id"])["token"]
         folder = stack.plan.env.data_dir / "agents" / name
         stack.supervisor.start(

@@ -15,6 +15,7 @@ from pool.models import Account
 from pool.quota import DEFAULTS
 from pool.services.accounts import account_create
 from pool.services.enrollment import enrollment_token_issue
+from pool.services.terms import terms_acknowledge
 
 
 class Command(BaseCommand):
@@ -27,6 +28,11 @@ class Command(BaseCommand):
         parser.add_argument(
             "--create", action="store_true", help="make the account if there is none of that label"
         )
+        parser.add_argument(
+            "--acknowledge-terms",
+            metavar="VERSION",
+            help="say that the account's owner has read that version of what the provider forbids",
+        )
         parser.add_argument("--count", type=int, default=1, help="how many tokens")
         parser.add_argument("--uses", type=int, default=1, help="how often each may be used")
         parser.add_argument("--life-minutes", type=float, default=60)
@@ -35,6 +41,8 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         try:
             account = self._account(**options)
+            if options["acknowledge_terms"]:
+                terms_acknowledge(account=account, version=options["acknowledge_terms"], by="manage.py")
             tokens = [
                 enrollment_token_issue(
                     account=account,

@@ -22,6 +22,7 @@ from pool.services.accounts import account_create
 from pool.services.jobs import jobs_dispatch
 from pool.services.reports import dispatch_claim, dispatch_finish, dispatch_log
 from pool.services.workers import worker_create
+from pool.terms import TERMS
 
 Client = Callable[..., APIClient]
 Enrol = Callable[..., Worker]
@@ -137,7 +138,9 @@ def test_the_command_prints_tokens_for_a_launcher(api_client: Client, ops: User,
     words = ("--kind", "colab", "--label", "demo", "--owner", "alice", "--uses", "2")
     with pytest.raises(CommandError, match="--create"):
         run(*words)
-    token = run(*words, "--create").strip()
+    with pytest.raises(CommandError, match="nobody has acknowledged yet"):
+        run(*words, "--create")
+    token = run(*words, "--acknowledge-terms", TERMS["colab"].version).strip()
     for _ in range(2):
         assert api_client().post(wire.ENROLL, {"token": token}).status_code == 200
     assert set(Worker.objects.values_list("account__kind", flat=True)) == {"colab"}

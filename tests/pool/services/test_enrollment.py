@@ -23,7 +23,7 @@ from pool.services import enrollment, workers
 from pool.services.accounts import account_create
 from pool.services.enrollment import EnrollmentRefused, enrollment_token_issue, token_refresh, worker_enroll
 from pool.states import WorkerState
-from tests.pool.conftest import GIB, NOON, gpu
+from tests.pool.conftest import GIB, NOON, acknowledged, gpu
 
 LATER = NOON + timedelta(minutes=10)
 
@@ -61,7 +61,7 @@ def test_the_access_token_proves_worker_and_epoch(account: Account) -> None:
 
 
 def test_notebooks_are_told_when_to_end_their_session(alice: User) -> None:
-    colab = account_create(owner=alice, kind="colab", label="c")
+    colab = acknowledged(account_create(owner=alice, kind="colab", label="c"))
     given = join(enrollment_token_issue(account=colab, now=NOON))
     assert (given.settings.max_session_hours, given.settings.check_interval_s) == (11.5, 60)
 

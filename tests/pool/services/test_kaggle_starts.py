@@ -1,0 +1,339 @@
+"""Sessions that the control plane starts at Kaggle: once each, whatever is lost, and followed to their end."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+from django.contrib.auth.models import User
+
+from agent import wire
+from core.errors import DomainError, Invalid
+from core.models import Event
+from pool.models import Account, EnrollmentToken, NotebookStart, OfficialQuota, Worker
+from pool.providers.kaggle import KaggleRefused
+from pool.services import kaggle_accounts
+from pool.services.accounts import account_create
+from pool.services.enrollment import EnrollmentRefused, worker_enroll
+from pool.services.kaggle_accounts import official_quota, quota_read, quotas_due
+from pool.services.kaggle_starts import session_timeout_s, start_request, start_step, starts_due
+from pool.services.terms import TermsNotAcknowledged
+from tests.pool.conftest import NOON, acknowledged
+from tests.simulators.kaggle import KaggleDouble, Version
+
+pytestmark = pytest.mark.django_db
+S = timedelta(seconds=1)
+REF = "ana/dormouse-night-1"
+
+
+@pytest.fixture
+def kaggle(settings) -> Iterator[KaggleDouble]:
+    with KaggleDouble() as double:
+        double.person("ana")
+        settings.KAGGLE_API_URL = double.base_url
+        yield double
+
+
+@pytest.fixture
+def account(alice: User, kaggle: KaggleDouble) -> Account:
+    token = json.dumps({"api_token": kaggle.people["ana"].token})
+    return acknowledged(account_create(owner=alice, kind="kaggle", label="k", credentials=token))
+
+
+@pytest.fixture
+def start(account: Account) -> NotebookStart:
+    return start_request(account=account, name="Night 1", by="alice", now=NOON)
+
+
+def look(row: NotebookStart, at=NOON) -> NotebookStart:
+    """One look by a tick that reads the row afresh, at that time whether it is due or not."""
+    fresh = NotebookStart.objects.select_related("account", "worker").get(pk=row.pk)
+    start_step(fresh, now=at)
+    return NotebookStart.objects.select_related("account", "worker").get(pk=row.pk)
+
+
+def join(version: Version, name: str = "") -> Worker:
+    """What the notebook does at Kaggle: trade the token that stands in it."""
+    token, name = (
+        re.search(rf'^{key} = "(.*)"', version.source, re.M)[1] for key in ("JOIN_TOKEN", "WORKER_NAME")
+    )
+    given = worker_enroll(post=wire.EnrollPost(token=token, name=name, provider="kaggle"), now=NOON)
+    return Worker.objects.get(pk=given.worker_id)
+
+
+def test_start_runs_from_the_request_to_the_end(start, kaggle):
+    assert (start.state, start.reason) == ("pushing", "asked for by alice; the provider will be asked next")
+    row = look(start)
+    assert (row.state, row.version, row.url) == ("queued", 1, f"https://www.kaggle.com/code/{REF}")
+    version = kaggle.latest(REF)
+    assert 'SERVER_URL = "http://127.0.0.1:8000"' in version.source
+
+    row = look(row, NOON + 30 * S)
+    assert (row.state, row.reason) == ("queued", "the provider looks for a machine")
+    version.status = "RUNNING"
+    row = look(row, NOON + 60 * S)
+    assert (row.state, row.reason) == ("running", "the provider runs it")
+    worker = join(version)
+    row = look(row, NOON + 180 * S)
+    assert (row.worker, row.reason) == (worker, "it has joined as Night 1")
+    version.says("The agent has ended.\n")
+    version.status = "COMPLETE"
+    row = look(row, NOON + 8 * 3600 * S)
+    assert (row.state, row.output, row.next_at) == ("ended", "The agent has ended.\n", None)
+    codes = Event.objects.filter(subject_type="start").order_by("id").values_list("code", flat=True)
+    assert list(codes) == ["start_asked", "start_queued", "start_running", "start_ended"]
+
+
+def test_token_in_the_notebook_is_good_once(start, kaggle):
+    look(start)
+    version = kaggle.latest(REF)
+    join(version)
+    with pytest.raises(EnrollmentRefused, match="used already"):
+        join(version)
+
+
+def test_next_start_of_the_same_name_is_the_next_version_and_the_next_epoch(start, account, kaggle):
+    look(start)
+    first = join(kaggle.latest(REF))
+    kaggle.latest(REF).status = "COMPLETE"
+    look(start, NOON + 300 * S)
+    again = look(start_request(account=account, name="Night 1", by="alice", now=NOON))
+    assert again.version == 2
+    second = join(kaggle.latest(REF))
+    assert (second.pk, second.epoch) == (first.pk, 2)
+
+
+def test_push_whose_answer_was_lost_is_found_and_not_repeated(start, kaggle):
+    kaggle.fail("SaveKernel", lost=True)
+    row = look(start)
+    assert row.state == "pushing" and "it is looked for before anything is repeated" in row.reason
+    row = look(row, NOON + 70 * S)
+    assert (row.state, row.version) == ("queued", 1)
+    assert "its push had arrived" in row.reason
+    assert len(kaggle.kernels[REF]) == 1
+    assert join(kaggle.latest(REF)).name == "Night 1"
+
+
+def test_push_that_never_arrived_is_made_again_with_a_new_token(start, kaggle):
+    kaggle.fail("SaveKernel", status=502)
+    row = look(start)
+    first = row.token
+    row = look(row, NOON + 70 * S)
+    assert (row.state, row.version, len(kaggle.kernels[REF])) == ("queued", 1, 1)
+    first.refresh_from_db()
+    assert first.uses_left == 0 and row.token != first
+
+
+def test_process_that_dies_between_its_intent_and_the_answer_leaves_one_session(start, kaggle, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def push_and_die(self, owner, push):
+        real(self, owner, push)
+        raise Killed
+
+    real = kaggle_accounts.Kaggle.push
+    with monkeypatch.context() as patch:
+        patch.setattr(kaggle_accounts.Kaggle, "push", push_and_die)
+        with pytest.raises(Killed):
+            look(start)
+    row = NotebookStart.objects.get()
+    assert row.state == "pushing" and row.next_at > NOON
+    row = look(row, row.next_at)
+    assert (row.state, len(kaggle.kernels[REF])) == ("queued", 1)
+
+
+def test_two_ticks_at_once_push_once(start, kaggle):
+    a = NotebookStart.objects.select_related("account").get()
+    b = NotebookStart.objects.select_related("account").get()
+    start_step(a, now=NOON)
+    start_step(b, now=NOON)
+    assert len(kaggle.called("SaveKernel")) == 1
+
+
+def test_refusal_is_the_end_in_kaggles_words_and_the_token_opens_nothing(start, kaggle):
+    kaggle.people["ana"].used_s = kaggle.people["ana"].total_s
+    row = look(start)
+    assert (row.state, row.next_at) == ("failed", None)
+    assert row.reason == "Kaggle did not run the notebook: Maximum weekly GPU quota of 30.00 hours reached."
+    assert EnrollmentToken.objects.get().uses_left == 0
+
+
+def test_kaggle_that_is_away_is_asked_again_until_the_time_is_over(start, kaggle, settings):
+    settings.KAGGLE_API_URL = "http://127.0.0.1:9"
+    row = look(start)
+    assert row.state == "pushing" and "not pushed yet: Kaggle cannot be reached" in row.reason
+    assert row.next_at == NOON + 60 * S
+    row = look(row, NOON + timedelta(minutes=16))
+    assert (row.state, row.reason) == ("failed", "it was pushing for longer than 15 minutes")
+
+
+def test_machine_that_never_comes_is_given_up_and_may_not_join_later(start, kaggle):
+    row = look(look(start), NOON + timedelta(minutes=31))
+    assert (row.state, row.reason) == ("failed", "it was queued for longer than 30 minutes")
+    with pytest.raises(EnrollmentRefused):
+        join(kaggle.latest(REF))
+
+
+@pytest.mark.parametrize(
+    ("status", "failure", "log", "state", "reason"),
+    [
+        (
+            "ERROR",
+            "Your notebook ran out of memory",
+            "",
+            "failed",
+            "it ended in error: Your notebook ran out of memory",
+        ),
+        ("ERROR", "", "one\nDormouse: no.\n", "failed", "it ended in error: Dormouse: no."),
+        (
+            "COMPLETE",
+            "",
+            "",
+            "failed",
+            "its session is over, and no worker has joined from it: it printed nothing",
+        ),
+        ("CANCEL_ACKNOWLEDGED", "", "", "ended", "it was cancelled at the provider"),
+    ],
+)
+def test_each_end_has_its_reason(start, kaggle, status, failure, log, state, reason):
+    row = look(start)
+    version = kaggle.latest(REF)
+    version.status = "RUNNING"
+    row = look(row, NOON + 60 * S)
+    version.status, version.failure = status, failure
+    if log:
+        version.says(log)
+    row = look(row, NOON + 120 * S)
+    assert (row.state, row.reason) == (state, reason)
+
+
+def test_end_of_the_version_before_is_not_taken_for_the_end_of_this_one(start, kaggle):
+    row = look(start)
+    kaggle.latest(REF).status = "COMPLETE"  # as Kaggle says until it has taken the new version up
+    assert look(row, NOON + 30 * S).state == "queued"
+    kaggle.latest(REF).status = "RUNNING"
+    assert look(row, NOON + 60 * S).state == "running"
+
+
+def test_state_that_cannot_be_read_changes_nothing(start, kaggle):
+    row = look(start)
+    kaggle.fail("GetKernelSessionStatus", status=503, times=2)
+    row = look(row, NOON + 30 * S)
+    assert row.state == "queued" and "cannot be read at present" in row.reason
+    assert row.next_at == NOON + 90 * S
+
+
+def test_output_that_cannot_be_read_does_not_hold_up_the_end(start, kaggle):
+    row = look(start)
+    kaggle.latest(REF).status = "RUNNING"
+    row = look(row, NOON + 60 * S)
+    kaggle.latest(REF).status = "CANCEL_ACKNOWLEDGED"
+    kaggle.fail("ListKernelSessionOutput", status=500)
+    row = look(row, NOON + 120 * S)
+    assert (row.state, row.output[:36]) == ("ended", "what it printed could not be read: K")
+
+
+def test_text_that_changed_before_the_push_stops_it(start, account, kaggle):
+    account.acknowledgements.all().delete()
+    row = look(start)
+    assert row.state == "failed" and "nobody has acknowledged yet" in row.reason
+    assert kaggle.called("SaveKernel") == []
+
+
+def test_notebook_that_somebody_deleted_is_the_end(start, kaggle):
+    row = look(start)
+    kaggle.kernels.clear()
+    row = look(row, NOON + 30 * S)
+    assert (row.state, row.reason) == ("failed", "the provider has no such notebook any more")
+
+
+def test_what_is_due_is_found_by_its_time(start):
+    assert list(starts_due(now=NOON)) == [start]
+    row = look(start)
+    assert list(starts_due(now=NOON + 29 * S)) == []
+    assert list(starts_due(now=NOON + 30 * S)) == [row]
+
+
+# -- what is refused at once ---------------------------------------------------------------------------
+
+
+def test_one_start_at_a_time_for_each_name(start, account):
+    for name in ("Night 1", "night-1"):  # Kaggle tells notebooks apart by their slugs
+        with pytest.raises(DomainError, match="is being started as") as refused:
+            start_request(account=account, name=name, by="alice")
+        assert refused.value.code == "start_open"
+    start_request(account=account, name="Night 2", by="alice")
+
+
+@pytest.mark.parametrize("name", ["", "  ", "---", "a" * 81, "\x00"])
+def test_name_that_is_none(account, name):
+    with pytest.raises(Invalid, match="is no worker's name"):
+        start_request(account=account, name=name, by="alice")
+
+
+def test_account_must_be_kaggles_switched_on_acknowledged_and_hold_a_token(alice, account):
+    colab = acknowledged(account_create(owner=alice, kind="colab", label="c"))
+    with pytest.raises(Invalid, match="started at Kaggle only"):
+        start_request(account=colab, name="w", by="alice")
+    bare = account_create(owner=alice, kind="kaggle", label="bare")
+    with pytest.raises(TermsNotAcknowledged, match="One account for one person"):
+        start_request(account=bare, name="w", by="alice")
+    with pytest.raises(KaggleRefused, match="hold no Kaggle token"):
+        start_request(account=acknowledged(bare), name="w", by="alice")
+    account.enabled = False
+    with pytest.raises(Invalid, match="switched off"):
+        start_request(account=account, name="w", by="alice")
+    with pytest.raises(Invalid, match="accelerator"):
+        start_request(account=bare, name="w", by="alice", accelerator="abacus")
+    assert NotebookStart.objects.count() == 0
+
+
+def test_timeout_at_kaggle_comes_after_the_agents_own_end(account):
+    assert (account.session_limit_h, account.session_shutdown_h) == (9.0, 8.5)
+    assert session_timeout_s(account) == 8.75 * 3600
+    account.session_shutdown_h = 8.9
+    assert session_timeout_s(account) == 9 * 3600
+    account.session_limit_h = account.session_shutdown_h = None
+    assert session_timeout_s(account) == 9 * 3600
+
+
+# -- the official quota ----------------------------------------------------------------------------------
+
+
+def test_official_quota_is_read_and_kept_with_its_age(account, kaggle):
+    kaggle.people["ana"].used_s = 45_000.25
+    assert list(quotas_due(now=NOON)) == [account]
+    quota_read(account, now=NOON)
+    row = official_quota(account)
+    assert (row.used_s, row.reserved_s, row.total_s, row.read_at) == (45_000.25, 0, 108_000, NOON)
+    assert row.refresh_at.isoformat() == "2026-11-28T00:00:00+00:00"
+    assert list(quotas_due(now=NOON + timedelta(minutes=9))) == []
+    assert list(quotas_due(now=NOON + timedelta(minutes=11))) == [account]
+
+
+def test_running_session_is_reserved(start, account, kaggle):
+    look(start)
+    quota_read(account, now=NOON)
+    assert official_quota(account).reserved_s == 8.75 * 3600
+
+
+def test_failure_is_kept_beside_the_last_good_figure(account, kaggle):
+    quota_read(account, now=NOON)
+    kaggle.people.clear()
+    later = NOON + timedelta(minutes=11)
+    quota_read(account, now=later)
+    row = official_quota(account)
+    assert (row.total_s, row.read_at, row.tried_at) == (108_000, NOON, later)
+    assert "does not take the account's token" in row.error
+
+
+def test_account_without_a_token_is_not_asked_about(alice, kaggle):
+    bare = account_create(owner=alice, kind="kaggle", label="bare")
+    quota_read(bare, now=NOON)
+    assert kaggle.calls == []
+    assert official_quota(bare) is None
+    assert OfficialQuota.objects.get().error == ""

@@ -1,0 +1,9 @@
+"""As google.colab.errors."""
+
+
+class Error(Exception):
+    pass
+
+
+class RuntimeManagementError(Error):
+    pass
