@@ -8,9 +8,9 @@ from django.utils import timezone
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 from unfold.contrib.filters.admin import ChoicesDropdownFilter, RangeDateTimeFilter
-from unfold.decorators import action, display
+from unfold.decorators import display
 
-from core.admin_base import NoteDialog, OperatedAdmin, ReadOnlyAdmin, ReadOnlyInline
+from core.admin_base import NoteDialog, OperatedAdmin, ReadOnlyAdmin, ReadOnlyInline, action
 from core.alerts.checking import alert_acknowledge
 from core.alerts.states import AlertState
 from core.models import Alert, AlertDelivery

@@ -13,11 +13,11 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 from unfold.dataclasses import UnfoldAction
-from unfold.decorators import action, display
+from unfold.decorators import display
 from unfold.enums import ActionVariant
 from unfold.widgets import UnfoldAdminPasswordWidget, UnfoldBooleanWidget
 
-from core.admin_base import ConsoleAdmin
+from core.admin_base import ConsoleAdmin, action
 from core.errors import Invalid
 from pool.admin import account_dialogs as dialogs
 from pool.models import Account, OfficialQuota
