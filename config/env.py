@@ -71,6 +71,9 @@ class Env:
     beat_lease_s: float
     agent_transport: str
     local_agents: int
+    vast_url: str
+    vast_image: str
+    dead_man_minutes: float
     secrets: Secrets
     problems: tuple[Problem, ...]
 
@@ -127,6 +130,11 @@ def env_read(environ: Mapping[str, str]) -> Env:
         local_agents=reader.whole(
             "DORMOUSE_LOCAL_AGENTS", 3, low=0, high=16, unit="a number of workers", id="E014"
         ),
+        vast_url=_vast_url(reader),
+        vast_image=reader.text("DORMOUSE_VAST_IMAGE"),
+        dead_man_minutes=reader.number(
+            "DORMOUSE_DEAD_MAN_MINUTES", 60, low=0, high=10_080, unit="a number of minutes, 0 for never", id="E017"
+        ),
         secrets=secrets_read(reader, data),
         problems=tuple(reader.problems),
     )
@@ -148,6 +156,16 @@ def loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def _vast_url(reader: Reader) -> str:
+    """Where vast.ai's API is, if not at its own address: a simulator, or a proxy that must be passed."""
+    if not reader.text("DORMOUSE_VAST_URL"):
+        return ""
+    parts = reader.url("DORMOUSE_VAST_URL", "", schemes=("https", "http"), id="E016")
+    if parts.scheme == "http" and not loopback(parts.hostname or ""):
+        reader.problem("E016", "DORMOUSE_VAST_URL", "sends the accounts' keys over http to another machine: use https")
+    return reader.text("DORMOUSE_VAST_URL").rstrip("/")
 
 
 def _listen(reader: Reader) -> tuple[str, int]:
