@@ -133,7 +133,12 @@ def env_read(environ: Mapping[str, str]) -> Env:
         vast_url=_vast_url(reader),
         vast_image=reader.text("DORMOUSE_VAST_IMAGE"),
         dead_man_minutes=reader.number(
-            "DORMOUSE_DEAD_MAN_MINUTES", 60, low=0, high=10_080, unit="a number of minutes, 0 for never", id="E017"
+            "DORMOUSE_DEAD_MAN_MINUTES",
+            60,
+            low=0,
+            high=10_080,
+            unit="a number of minutes, 0 for never",
+            id="E017",
         ),
         secrets=secrets_read(reader, data),
         problems=tuple(reader.problems),
@@ -164,7 +169,9 @@ def _vast_url(reader: Reader) -> str:
         return ""
     parts = reader.url("DORMOUSE_VAST_URL", "", schemes=("https", "http"), id="E016")
     if parts.scheme == "http" and not loopback(parts.hostname or ""):
-        reader.problem("E016", "DORMOUSE_VAST_URL", "sends the accounts' keys over http to another machine: use https")
+        reader.problem(
+            "E016", "DORMOUSE_VAST_URL", "sends the accounts' keys over http to another machine: use https"
+        )
     return reader.text("DORMOUSE_VAST_URL").rstrip("/")
 
 

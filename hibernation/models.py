@@ -157,7 +157,10 @@ class Box(Stateful):
     )
     disk_bytes = models.BigIntegerField(default=0)
     disk_usd_per_gb_month = models.DecimalField(
-        max_digits=12, decimal_places=6, default=0, help_text=_("in every state, also stopped; 10^9 bytes, 720 hours")
+        max_digits=12,
+        decimal_places=6,
+        default=0,
+        help_text=_("in every state, also stopped; 10^9 bytes, 720 hours"),
     )
     upload_usd_per_gb = models.DecimalField(
         max_digits=12, decimal_places=6, default=0, help_text=_("for what it sends")

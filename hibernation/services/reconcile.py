@@ -21,7 +21,7 @@ from core.transitions import advance, event_add
 from hibernation.models import Box, Instance
 from hibernation.providers.base import BoxFacts, Provider
 from hibernation.providers.registry import provider_kinds
-from hibernation.services import boxes, pursuit
+from hibernation.services import boxes, pursuit, saved
 from hibernation.states import AWAKE, BILLED, BoxState, InstanceState
 from pool.models import Account
 from snapshots.services.taking import verified_latest
@@ -62,6 +62,7 @@ def account_reconcile(account: Account, *, now: datetime) -> int:
         listed = provider.listing()
         looked_at = step_each(partial(_pursue, provider=provider, listed=listed, now=now), _to_go(account))
         looked_at += step_each(partial(_look, provider=provider, listed=listed, now=now), _to_stay(account))
+        saved.saved_take_back(account)
         ours = [facts for facts in listed if facts.label.startswith(boxes.LABEL_PREFIX)]
         known = {box.label: box for box in _labelled(account, ours)}
         return looked_at + step_each(
