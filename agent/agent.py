@@ -90,7 +90,8 @@ class Agent:
         self._consume(client, identity, status, dispatcher)
         self._ended.wait()
         server.stop()
-        if self._ending is not None and self._ending.silent:
+        if self._ending is not None and self._ending.silent and dead_man.is_armed:
+            self._requests.forget()
             dead_man.outlive(is_idle=status.looks_alone, stopped=lambda s: self._requests.wait(s) is not None)
         return self._conclude(identity)
 

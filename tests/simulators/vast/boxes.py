@@ -10,6 +10,7 @@ import json
 import sys
 import sysconfig
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from hibernation.providers.local_files import tree_remove
@@ -32,6 +33,8 @@ class Boxes:
         self.market = market
         self.how = how
         self._keepers: dict[int, Keeper] = {}
+        self._removed: set[int] = set()
+        self._remover = ThreadPoolExecutor(1, thread_name_prefix="wipe")
         self._tools = market.folder / "image"
         self._tools.mkdir(parents=True, exist_ok=True)
         python = self._tools / "python3.13"
@@ -51,9 +54,11 @@ class Boxes:
             elif keeper is not None and not keeper.is_idle:
                 keeper.end(now=time.monotonic(), at_once=not contract.lives or now < contract.offline_until)
                 in_motion = True
-            elif not contract.lives and self.market.box_folder(contract.id).exists():
+            elif not contract.lives and contract.id not in self._removed:
+                # In a thread: the market goes on while a disk with ten thousand files is wiped.
                 self._keepers.pop(contract.id, None)
-                tree_remove(self.market.box_folder(contract.id))
+                self._removed.add(contract.id)
+                self._remover.submit(tree_remove, self.market.box_folder(contract.id))
         return in_motion
 
     def end_all(self) -> bool:
@@ -61,6 +66,7 @@ class Boxes:
         for keeper in self._keepers.values():
             keeper.ended()
             keeper.end(now=time.monotonic())
+        self._remover.shutdown(wait=False, cancel_futures=True)
         return all(keeper.is_idle for keeper in self._keepers.values())
 
     def _up(self, contract: Contract, keeper: Keeper | None) -> bool:
