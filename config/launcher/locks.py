@@ -10,11 +10,12 @@ SERVER, DEV = "requirements.txt", "requirements-dev.txt"
 LOCKS = (
     ("requirements/server.in", SERVER, ()),
     ("requirements/dev.in", DEV, ("--constraint", SERVER)),  # the tests run on what the server runs on
+    ("requirements/vast-cli.in", "requirements/vast-cli.txt", ()),  # in an environment of its own
 )
 
 
 def lock() -> int:
-    """Rewrite both; pins stay where they still fit (delete a lock to take everything newest). Needs uv."""
+    """Rewrite them; pins stay where they still fit (delete a lock to take everything newest). Needs uv."""
     uv = shutil.which("uv")
     if uv is None:
         print(
