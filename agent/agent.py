@@ -22,7 +22,7 @@ from agent.identity import Identity, Keyring, check_same_place, enrol, load
 from agent.jobs import JobKeeper
 from agent.journal import Journal
 from agent.loop import GOODBYE_S, StatusLoop
-from agent.own_box import own_box
+from agent.own_box import OwnBox, own_box
 from agent.probes import probe_for
 from agent.readings import Machine
 from agent.saved import Saved
@@ -66,14 +66,16 @@ class Agent:
         client = self._client(identity, credentials)
         journal = Journal(self._state_dir / "journal", epoch=identity.epoch)
         jobs = self._job_keeper(client, journal, identity)
-        saved = Saved(self._state_dir, self._options.workspace)
+        own = own_box(os.environ, provider=self._options.provider)
+        # Only a box that can end itself needs to know whether all of it is saved: looking costs a walk through the tree.
+        saved = Saved(self._state_dir, self._options.workspace if own else None)
         dispatcher = Dispatcher(
             client=client,
             journal=journal,
             work_for=_works(jobs, client, self._options, saved),
             backoff_cap_s=self._options.backoff_cap_s,
         )
-        dead_man = self._dead_man(saved, dispatcher)
+        dead_man = self._dead_man(own, saved, dispatcher)
         status = self._status_loop(client, identity, clock, dispatcher, dead_man)
         server = HealthServer(
             port=self._options.health_port,
@@ -160,13 +162,13 @@ class Agent:
         self._is_working = jobs.is_working
         return jobs
 
-    def _dead_man(self, saved: Saved, dispatcher: Dispatcher) -> DeadMan:
+    def _dead_man(self, own: OwnBox | None, saved: Saved, dispatcher: Dispatcher) -> DeadMan:
         def at_rest() -> bool:
             dispatcher.draining = True  # until the control plane speaks again
             return not dispatcher.held()
 
         return DeadMan(
-            own=own_box(os.environ, provider=self._options.provider),
+            own=own,
             saved=saved,
             minutes=lambda: self._settings.dead_man_minutes,
             at_rest=at_rest,

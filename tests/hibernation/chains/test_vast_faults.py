@@ -9,10 +9,11 @@ import pytest
 
 from core.chain_states import ChainState
 from core.errors import Busy
-from core.models import Chain
+from core.models import Chain, Event
 from hibernation.models import Box, Instance, MachineBan
 from hibernation.states import BoxState, InstanceState
 from tests.hibernation.chains.test_provider_faults import asleep_as_before, awake_again
+from tests.hibernation.providers.hosts import eventually
 from tests.hibernation.vast_world import VastWorld
 from tests.hibernation.world import instance_state
 from tests.simulators.vast.faults import FaultKind as K
@@ -237,6 +238,21 @@ def test_a_host_that_is_offline_for_a_while_loses_nothing_and_is_not_replaced(va
     world.reconcile()
     one_box_is_billed(world, instance)
     assert world.differences(instance, before) == [] and len(world.ever_rented()) == 1
+
+
+def test_a_box_that_its_host_has_frozen_is_told_of_with_what_it_costs_and_left_alone(
+    vast_world: VastWorld,
+) -> None:
+    """Its GPU is billed and nothing runs, and it may hold work: a person decides."""
+    world = vast_world
+    instance = world.running()
+    world.fault(K.FROZEN)
+    eventually(lambda: world.rented()[0]["status"] == "frozen")
+    world.reconcile(times=3)
+    [told] = Event.objects.filter(code="failing_box", owner_id=instance.owner_id)
+    assert "does not work, at $0.31" in told.reason and "its GPU is billed" in told.reason
+    assert (instance_state(instance), world.box(instance).state) == (InstanceState.RUNNING, BoxState.RUNNING)
+    one_box_is_billed(world, instance)
 
 
 def test_a_box_that_dies_while_it_is_snapshotted_is_lost_and_wakes_from_its_last_generation(
