@@ -30,7 +30,7 @@ umask 077
 mkdir -p "$d" "$DORMOUSE_WORKSPACE" || exit 1
 export DORMOUSE_AGENT_DIR="${DORMOUSE_AGENT_DIR:-$d/state}"
 
-python() { # sets $py: 3.11 or later, with venv
+find_python() { # sets $py: 3.11 or later, with venv
   for py in python3.13 python3.12 python3.11 python3 python /opt/conda/bin/python /venv/main/bin/python; do
     if "$py" -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then return 0; fi
   done
@@ -38,21 +38,26 @@ python() { # sets $py: 3.11 or later, with venv
   return 1
 }
 
-install() { # beside what the image has, never over it
-  python || return 1
+quickly() { # with the image's own pip, where it is new enough for that
+  "$py" -m venv --system-site-packages --without-pip "$v" &&
+    "$py" -m pip --python "$v/bin/python" install -q --no-input "$wheel"
+}
+
+thoroughly() {
   rm -rf "$v"
-  if "$py" -m pip --version >/dev/null 2>&1; then
-    "$py" -m venv --system-site-packages --without-pip "$v" &&
-      "$py" -m pip --python "$v/bin/python" install -q --no-input "$wheel" || return 1
-  else
-    "$py" -m venv --system-site-packages "$v" && "$v/bin/python" -m pip install -q --no-input "$wheel" || return 1
-  fi
+  "$py" -m venv --system-site-packages "$v" && "$v/bin/python" -m pip install -q --no-input "$wheel"
+}
+
+install_agent() { # beside what the image has, never over it
+  find_python || return 1
+  rm -rf "$v"
+  quickly || thoroughly || return 1
   touch "$v/installed"
 }
 
 (
   pause=2
-  until [ -e "$v/installed" ] || install; do
+  until [ -e "$v/installed" ] || install_agent; do
     echo "dormouse: the agent is not installed yet, again in $pause s"
     sleep "$pause"
     [ "$pause" -ge 60 ] || pause=$((pause * 2))

@@ -1,16 +1,19 @@
-"""What vast.ai's answers and rows mean, without asking it."""
+"""What vast.ai's answers and rows mean, and what a box is started with, without asking it."""
 
 from __future__ import annotations
 
 import json
+import subprocess
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from core.http import Answer
 from hibernation.providers.base import (
+    BoxSpec,
     ListingIncomplete,
     OfferGone,
     Phase,
@@ -19,6 +22,9 @@ from hibernation.providers.base import (
 )
 from hibernation.providers.vast_api import Said, meaning
 from hibernation.providers.vast_rows import facts_of, offer_of, region_of
+from hibernation.providers.vast_start import onstart
+from tests.hibernation.providers.hosts import eventually
+from tests.hibernation.providers.markets import WHEEL
 
 GB = 10**9
 
@@ -166,3 +172,48 @@ def test_an_instance_is_one_whatever_it_lacks() -> None:
         None,
         None,
     )
+
+
+PYTHON = """#!/bin/sh
+echo "{name} $*" >>"$CALLS"
+case "$1 $2" in
+"-c "*) exit {fits} ;;
+"-m venv") for last; do :; done; mkdir -p "$last/bin"; cp "$0" "$last/bin/python"
+  printf '#!/bin/sh\\necho "agent $*" >>"$CALLS"; exit $(cat "$EXITS" | head -1)\\n' >"$last/bin/dormouse-agent"
+  chmod +x "$last/bin/"* ;;
+"-m pip") [ "$3" != --python ] || exit {old_pip} ;;
+esac
+"""
+
+
+@pytest.mark.parametrize("old_pip", [0, 1])
+def test_the_script_takes_a_python_that_fits_and_works_with_an_old_pip(tmp_path: Path, old_pip: int) -> None:
+    """In an image of stand-ins: python3 is too old, `python` is not, and has pip or one that is too old for --python."""
+    tools, calls, exits = tmp_path / "bin", tmp_path / "calls", tmp_path / "exits"
+    tools.mkdir()
+    exits.write_text("3\n")
+    for name, fits in (
+        ("python3.13", 1),
+        ("python3.12", 1),
+        ("python3.11", 1),
+        ("python3", 1),
+        ("python", 0),
+    ):
+        (tools / name).write_text(PYTHON.format(name=name, fits=fits, old_pip=old_pip))
+        (tools / name).chmod(0o755)
+    spec = BoxSpec(label="dm", disk_bytes=GB, url="https://pool.example.com", join_token="t")
+    env = {"PATH": f"{tools}:/usr/bin:/bin", "CALLS": str(calls), "EXITS": str(exits),
+           "DORMOUSE_HOME": str(tmp_path / "opt"), "DORMOUSE_WORKSPACE": str(tmp_path / "workspace")}  # fmt: skip
+    log = tmp_path / "opt" / "agent.log"
+    for start in (1, 2):
+        subprocess.run(["/bin/sh"], input=onstart(spec, WHEEL).encode(), env=env, check=True, timeout=30)
+        eventually(
+            lambda start=start: log.exists() and log.read_text().count("the agent ended with 3") == start
+        )
+    said = calls.read_text().splitlines()
+    wheel = f"https://pool.example.com/agent/{WHEEL.name}#sha256={WHEEL.sha256}"
+    installs = [line for line in said if " install " in line]
+    assert len(installs) == 1 + old_pip and all(line.endswith(wheel) for line in installs), (
+        "not again at the second start"
+    )
+    assert said.count("agent run --provider vast") == 2 and (tmp_path / "workspace").is_dir()
