@@ -113,9 +113,8 @@ class Pace:
         try:
             client = broker.client()
             client.hset(key, what, json.dumps(value))
-            if (
-                cast(int, client.pttl(key)) < 0
-            ):  # PEXPIRE's own NX is younger than the oldest Redis that will do
+            # PEXPIRE's own NX is younger than the oldest Redis that will do.
+            if client.pttl(key) < 0:
                 client.pexpire(key, int(life_s * 1000))
         except redis.RedisError as error:
             log.info("broker away, an answer of vast.ai is not remembered: %s", error)
