@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from agent.backoff import Backoff
 from agent.client import Client, Http, Unreachable
+from agent.dead_man import DeadMan
 from agent.dispatcher import Dispatcher, Work
 from agent.errors import ENDED_AS_ASKED, EnrolmentRefused, UsageError
 from agent.files import FolderLock
@@ -20,8 +22,10 @@ from agent.identity import Identity, Keyring, check_same_place, enrol, load
 from agent.jobs import JobKeeper
 from agent.journal import Journal
 from agent.loop import GOODBYE_S, StatusLoop
+from agent.own_box import OwnBox, own_box
 from agent.probes import probe_for
 from agent.readings import Machine
+from agent.saved import Saved
 from agent.session import SESSION_FILE, Ending, EndingRequests, SessionClock, limit_reached
 from agent.settings import Options
 from agent.wire import AgentSettings, Credentials
@@ -62,13 +66,17 @@ class Agent:
         client = self._client(identity, credentials)
         journal = Journal(self._state_dir / "journal", epoch=identity.epoch)
         jobs = self._job_keeper(client, journal, identity)
+        own = own_box(os.environ, provider=self._options.provider)
+        # Only a box that can end itself needs to know whether all of it is saved: looking costs a walk through the tree.
+        saved = Saved(self._state_dir, self._options.workspace if own else None)
         dispatcher = Dispatcher(
             client=client,
             journal=journal,
-            work_for=_works(jobs, client, self._options),
+            work_for=_works(jobs, client, self._options, saved),
             backoff_cap_s=self._options.backoff_cap_s,
         )
-        status = self._status_loop(client, identity, clock, dispatcher)
+        dead_man = self._dead_man(own, saved, dispatcher)
+        status = self._status_loop(client, identity, clock, dispatcher, dead_man)
         server = HealthServer(
             port=self._options.health_port,
             state_dir=self._state_dir,
@@ -84,6 +92,9 @@ class Agent:
         self._consume(client, identity, status, dispatcher)
         self._ended.wait()
         server.stop()
+        if self._ending is not None and self._ending.silent and dead_man.is_armed:
+            self._requests.forget()
+            dead_man.outlive(is_idle=status.looks_alone, stopped=lambda s: self._requests.wait(s) is not None)
         return self._conclude(identity)
 
     # -- beginning --------------------------------------------------------------------------------
@@ -151,8 +162,25 @@ class Agent:
         self._is_working = jobs.is_working
         return jobs
 
+    def _dead_man(self, own: OwnBox | None, saved: Saved, dispatcher: Dispatcher) -> DeadMan:
+        def at_rest() -> bool:
+            dispatcher.draining = True  # until the control plane speaks again
+            return not dispatcher.held()
+
+        return DeadMan(
+            own=own,
+            saved=saved,
+            minutes=lambda: self._settings.dead_man_minutes,
+            at_rest=at_rest,
+        )
+
     def _status_loop(
-        self, client: Client, identity: Identity, clock: SessionClock, dispatcher: Dispatcher
+        self,
+        client: Client,
+        identity: Identity,
+        clock: SessionClock,
+        dispatcher: Dispatcher,
+        dead_man: DeadMan,
     ) -> StatusLoop:
         return StatusLoop(
             client=client,
@@ -161,6 +189,7 @@ class Agent:
             probe=self._probe,
             machine=Machine(self._options.workspace or self._state_dir),
             dispatcher=dispatcher,
+            dead_man=dead_man,
             max_session_hours=lambda: self._settings.max_session_hours,
             health_url=self._options.health_url,
             on_superseded=self._requests.refuse,
@@ -249,7 +278,7 @@ class Agent:
         return ending.exit_code
 
 
-def _works(jobs: JobKeeper, client: Client, options: Options) -> Callable[[str], Work]:
+def _works(jobs: JobKeeper, client: Client, options: Options, saved: Saved) -> Callable[[str], Work]:
     """Kind → who does it."""
 
     def work_for(kind: str) -> Work:
@@ -260,7 +289,10 @@ def _works(jobs: JobKeeper, client: Client, options: Options) -> Callable[[str],
 
         if kind == "snapshot":
             return SnapshotWork(
-                client=client, workspace=options.workspace, backoff_cap_s=options.backoff_cap_s
+                client=client,
+                workspace=options.workspace,
+                saved=saved,
+                backoff_cap_s=options.backoff_cap_s,
             )
         return RestoreWork(
             client=client,

@@ -76,7 +76,7 @@ class _SystemTrust(HTTPAdapter):
         return super().proxy_manager_for(*args, **kwargs, ssl_context=ssl.create_default_context())
 
 
-class _BearerToken(requests.auth.AuthBase):
+class BearerToken(requests.auth.AuthBase):
     """Set as `auth`, so that a .netrc of the machine's user never takes the header's place."""
 
     def __init__(self, token: str | None) -> None:
@@ -122,7 +122,7 @@ class Http:
                 self.url + path,
                 json=body,
                 params=query,
-                auth=_BearerToken(token),
+                auth=BearerToken(token),
                 timeout=(min(CONNECT_TIMEOUT_S, read_timeout_s), read_timeout_s),
                 allow_redirects=False,
             )

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from agent import wire
 from agent.backoff import Backoff
 from agent.client import ApiError, Client, Refused, StandDown, Unreachable
+from agent.dead_man import DeadMan
 from agent.dispatcher import Dispatcher
 from agent.errors import Superseded
 from agent.identity import Identity
@@ -34,10 +35,11 @@ LONGEST_INTERVAL_S = 3600.0
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """The last reading, for /health. status: starting, idle, busy or unknown."""
+    """The last reading, for /health. status: starting, idle, busy or unknown. alone: idle, and for sure nobody logged in."""
 
     status: str = "starting"
     gpu_name: str | None = None
+    alone: bool = False
 
 
 class StatusLoop(threading.Thread):
@@ -52,6 +54,7 @@ class StatusLoop(threading.Thread):
         probe: WithDeadline,
         machine: Machine,
         dispatcher: Dispatcher,
+        dead_man: DeadMan,
         max_session_hours: Callable[[], float | None],
         health_url: str,
         on_superseded: Callable[[Superseded], None],
@@ -64,6 +67,7 @@ class StatusLoop(threading.Thread):
         self._probe = probe
         self._machine = machine
         self._dispatcher = dispatcher
+        self._dead_man = dead_man
         self._max_session_hours = max_session_hours
         self._health_url = health_url
         self._on_superseded = on_superseded
@@ -77,6 +81,11 @@ class StatusLoop(threading.Thread):
     def post_now(self) -> None:
         """Somebody wants to know: do not wait for the interval."""
         self._wake.set()
+
+    def looks_alone(self) -> bool:
+        """A reading of this moment, for when the loop has ended."""
+        self._read()
+        return self.seen.alone
 
     def stop(self, *, last_words: bool = False) -> None:
         """Post no more, or only once more: that this agent has ended, so that nobody waits for what will not come."""
@@ -105,14 +114,18 @@ class StatusLoop(threading.Thread):
         except Unreachable as error:
             wait_s = self._backoff.next_s(retry_after_s=error.retry_after_s)
             log.warning("worker=%s status not delivered, again in %.1f s: %s", post.worker_id, wait_s, error)
+            self._dead_man.unheard()
+            self._dead_man.look()
             return wait_s
         except StandDown as error:
             self._on_superseded(Superseded(error.message, hint=error.hint))
             return self._backoff.next_s()
         except (Refused, wire.WireError) as error:
             log.error("worker=%s status refused: %s", post.worker_id, error)
+            self._dead_man.answered()
             return self._backoff.next_s()
         self._backoff.reset()
+        self._dead_man.heard({order.id for order in answer.orders if order.kind == "saved"})
         self._obey(answer)
         wait_s = answer.next_in_s * random.uniform(1 - JITTER, 1 + JITTER)
         return min(max(SHORTEST_INTERVAL_S, wait_s), LONGEST_INTERVAL_S)
@@ -143,7 +156,12 @@ class StatusLoop(threading.Thread):
             if util is None
             else "idle"
         )
-        self.seen = Seen(status=status, gpu_name=gpus[0].name if gpus else None)
+        self.seen = Seen(
+            status=status,
+            gpu_name=gpus[0].name if gpus else None,
+            alone=status == "idle" and machine.ssh_sessions == 0,
+        )
+        self._dead_man.reading(idle=self.seen.alone)
         post = StatusPost(
             worker_id=self._identity.worker_id,
             epoch=self._identity.epoch,
@@ -186,7 +204,7 @@ class StatusLoop(threading.Thread):
                     self._dispatcher.cancel(order.id)
                 case "interrogate":
                     self._interrogate(order.id)
-                case "drain":
+                case "drain" | "saved":
                     pass
                 case unknown:
                     log.warning(

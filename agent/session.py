@@ -22,6 +22,7 @@ SESSION_FILE = "session.json"
 SIGNAL_GRACE_S = 4.0
 SIGNAL_REPORT_S = 4.0
 LIMIT_GRACE_S = 120.0
+FORGET_S = 0.5
 LIMIT_REPORT_S = 120.0
 
 
@@ -141,6 +142,11 @@ class EndingRequests:
             return self._queue.get(timeout=timeout_s)
         except queue.Empty:
             return None
+
+    def forget(self) -> None:
+        """Those that came together with the one that counted: the signal that woke the main thread is among them."""
+        while self.wait(FORGET_S) is not None:
+            continue
 
     def _handle(self, number: int, _frame: object) -> None:
         self._asked = True

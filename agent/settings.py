@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from agent import __version__
 from agent.errors import UsageError
+from agent.own_box import KEY_VARIABLE
 
 PROVIDERS = ("colab", "kaggle", "vast", "local")
 PROBES = ("auto", "nvml", "nvidia-smi", "simulated", "none")
@@ -20,7 +21,8 @@ BACKOFF_CAP_S = 30.0
 
 _EPILOG = """\
 environment: DORMOUSE_URL, DORMOUSE_JOIN_TOKEN (keeps the token out of the process list), DORMOUSE_AGENT_DIR,
-DORMOUSE_WORKSPACE, DORMOUSE_AGENT_NAME, DORMOUSE_PROVIDER, DORMOUSE_SESSION_STARTED, DORMOUSE_HEALTH_URL, AGENT_LOG=debug|info|warning,
+DORMOUSE_WORKSPACE, DORMOUSE_AGENT_NAME, DORMOUSE_PROVIDER, DORMOUSE_SESSION_STARTED, DORMOUSE_HEALTH_URL,
+DORMOUSE_PROBE, AGENT_LOG=debug|info|warning,
 AGENT_BACKOFF_CAP_S (longest wait between two tries, default 30). exit codes: 0 ended as asked, 2 wrong usage,
 3 refused: a newer box has taken over or the worker was revoked, 4 cannot enrol.
 """
@@ -78,8 +80,11 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Options:
                      help="where the control plane reaches that /health, if it can: a tunnel's address, say")  # fmt: skip
     run.add_argument("--session-started", default=environ.get("DORMOUSE_SESSION_STARTED", ""), metavar="RFC3339",
                      help="when the provider's session began (default: the first start on this machine)")  # fmt: skip
-    run.add_argument("--probe", default="auto", choices=PROBES, help="how GPUs are read (default auto)")
+    run.add_argument("--probe", default=environ.get("DORMOUSE_PROBE") or "auto", choices=PROBES,
+                     help="how GPUs are read (default auto)")  # fmt: skip
     found = parser.parse_args(arguments)
+    if found.probe not in PROBES:
+        raise UsageError(f"DORMOUSE_PROBE {found.probe!r} is no probe", hint=", ".join(PROBES))
     join: list[str] = found.join or []
     if len(join) > 2:
         raise UsageError("--join takes an address and a token", hint="--join URL TOKEN")
@@ -103,7 +108,8 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Options:
 
 def child_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """What children inherit: the user's environment without anything of the agent's own."""
-    return {name: value for name, value in environ.items() if not name.startswith(("DORMOUSE_", "AGENT_"))}
+    ours = ("DORMOUSE_", "AGENT_", KEY_VARIABLE)
+    return {name: value for name, value in environ.items() if not name.startswith(ours)}
 
 
 def shed_foreign_settings() -> None:

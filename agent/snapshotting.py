@@ -14,6 +14,7 @@ from agent.client import Client, Refused, StandDown, Unreachable
 from agent.files import read_json, write_json
 from agent.hold import Halt, Hold
 from agent.journal import Entry
+from agent.saved import Saved
 from agent.snapshot_line import Line, Teller
 from agent.wire import FinishPost, PutWish, SnapshotTerms
 from snapshots.engine.errors import Cancelled, EngineError
@@ -30,9 +31,10 @@ RESTORED_FILE = "restored.json"
 class SnapshotWork:
     """kind snapshot: the workspace into the store."""
 
-    def __init__(self, *, client: Client, workspace: Path | None, backoff_cap_s: float) -> None:
+    def __init__(self, *, client: Client, workspace: Path | None, saved: Saved, backoff_cap_s: float) -> None:
         self._client = client
         self._workspace = workspace
+        self._saved = saved
         self._backoff_cap_s = backoff_cap_s
 
     def is_under_way(self, _dispatch_id: str) -> bool:
@@ -65,6 +67,7 @@ class SnapshotWork:
             raise
         remote = line.remote()
         owner_key = terms.owner_key_bytes()
+        before = self._saved.look()
         with Teller(self._client, hold) as teller:
             taken = take(
                 workspace,
@@ -79,6 +82,7 @@ class SnapshotWork:
             )
         if hold.halt is not None:
             raise Cancelled("stopped before it was committed")
+        self._saved.uploaded(terms.snapshot_id, before)
         self._commit(hold, line, taken)
         for warning in taken.warnings:
             log.warning("dispatch=%s %s", hold.claim.dispatch_id, warning)

@@ -53,7 +53,7 @@ KINDS = ("job", "snapshot", "restore", "command")
 OUTCOMES = ("succeeded", "failed", "cancelled", "interrupted")
 """interrupted: the worker stopped before the work ended; a job goes back to the queue, attempt + 1."""
 
-ORDERS = ("drain", "stand_down", "cancel", "interrogate")
+ORDERS = ("drain", "stand_down", "cancel", "interrogate", "saved")
 
 
 ENDED = "ended"
@@ -146,7 +146,8 @@ class StatusPost:
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """A standing order. id: the dispatch for `cancel`, otherwise free. It stands until it is no longer sent."""
+    """A standing order. id: the dispatch for `cancel`, the snapshot for `saved`, otherwise free. It stands until it is no
+    longer sent. saved: that snapshot of this worker's workspace is verified; there is nothing to do (agent/dead_man.py)."""
 
     kind: str
     id: str = ""
@@ -204,11 +205,13 @@ class AgentSettings:
 
     transport: {"kind": "https"} or {"kind": "redis", "url": …} (a LAN or VPN, see ADR 0001).
     max_session_hours: the agent ends its own session then; None means never.
+    dead_man_minutes: how long a rented box that can end itself waits for a control plane that is silent; None means for ever.
     """
 
     check_interval_s: float = 30.0
     max_session_hours: float | None = None
     transport: Mapping[str, Any] = field(default_factory=lambda: {"kind": "https"})
+    dead_man_minutes: float | None = None
 
     @classmethod
     def from_json(cls, body: object) -> AgentSettings:
@@ -219,6 +222,7 @@ class AgentSettings:
             check_interval_s=number(body, "check_interval_s", low=0.05) or 30.0,
             max_session_hours=number(body, "max_session_hours", low=0),
             transport=transport if isinstance(transport, dict) else {"kind": "https"},
+            dead_man_minutes=number(body, "dead_man_minutes", low=0),
         )
 
 

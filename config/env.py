@@ -77,6 +77,9 @@ class Env:
     health_places: tuple[Place, ...]
     alerts: Alerts
     kaggle_url: str
+    vast_url: str
+    vast_image: str
+    dead_man_minutes: float
     secrets: Secrets
     problems: tuple[Problem, ...]
 
@@ -138,6 +141,16 @@ def env_read(environ: Mapping[str, str]) -> Env:
         health_places=health_places_read(reader),
         alerts=alerts_read(reader, private=private, public_host=host),
         kaggle_url=_kaggle_url(reader),
+        vast_url=_vast_url(reader),
+        vast_image=reader.text("DORMOUSE_VAST_IMAGE"),
+        dead_man_minutes=reader.number(
+            "DORMOUSE_DEAD_MAN_MINUTES",
+            60,
+            low=0,
+            high=10_080,
+            unit="a number of minutes, 0 for never",
+            id="E017",
+        ),
         secrets=secrets_read(reader, data),
         problems=tuple(reader.problems),
     )
@@ -171,6 +184,18 @@ def _kaggle_url(reader: Reader) -> str:
             "E015", "DORMOUSE_KAGGLE_URL", "is more or less than an address: write https://host/path"
         )
     return f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/")
+
+
+def _vast_url(reader: Reader) -> str:
+    """Where vast.ai's API is, if not at its own address: a simulator, or a proxy that must be passed."""
+    if not reader.text("DORMOUSE_VAST_URL"):
+        return ""
+    parts = reader.url("DORMOUSE_VAST_URL", "", schemes=("https", "http"), id="E016")
+    if parts.scheme == "http" and not loopback(parts.hostname or ""):
+        reader.problem(
+            "E016", "DORMOUSE_VAST_URL", "sends the accounts' keys over http to another machine: use https"
+        )
+    return reader.text("DORMOUSE_VAST_URL").rstrip("/")
 
 
 def _listen(reader: Reader) -> tuple[str, int]:

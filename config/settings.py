@@ -33,6 +33,14 @@ TRUSTED_PROXIES = ENV.trusted_proxies
 
 HEALTH_PLACES = ENV.health_places
 PRIVATE_NETWORKS = ENV.private_networks
+PROVIDER_OPTIONS = {"vast": {"url": ENV.vast_url, "image": ENV.vast_image}}
+"""Account kind → what its provider alone understands; empty: the provider's own default."""
+
+AGENT_WHEEL = "config.wheel.agent_wheel"
+"""Who knows which agent rented boxes install."""
+
+DEAD_MAN_MINUTES = ENV.dead_man_minutes
+"""How long a box whose work is saved waits for a silent control plane before it destroys itself; 0: for ever."""
 
 BEAT_LEASE_S = ENV.beat_lease_s
 """How long a beat leads without a sign of life; a killed one is replaced within this and one look (2 s)."""

@@ -15,6 +15,9 @@ from pathlib import Path
 
 from django.conf import settings
 
+from core.errors import Busy
+from hibernation.providers.registry import AgentWheel
+
 SOURCES = ("pyproject.toml", "agent", "snapshots/__init__.py", "snapshots/engine")
 """What the wheel is made of (pyproject.toml, tool.hatch.build.targets.wheel)."""
 
@@ -39,6 +42,15 @@ def wheel_ensure() -> Wheel:
     Asked once a process: running code does not change. Several processes may build at once; one result stays.
     """
     return _ensure(settings.CHECKOUT, settings.DATA_DIR / "agent")
+
+
+def agent_wheel() -> AgentWheel:
+    """The same for providers whose boxes fetch it (settings.AGENT_WHEEL). Raises Busy where it cannot be built just now."""
+    try:
+        wheel = wheel_ensure()
+    except (WheelNotBuilt, OSError, subprocess.TimeoutExpired) as error:
+        raise Busy(f"the agent for the box is not there: {error}"[:500], retry_after_s=60) from error
+    return AgentWheel(name=wheel.path.name, sha256=wheel.sha256)
 
 
 @lru_cache(maxsize=4)

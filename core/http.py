@@ -7,6 +7,7 @@ bodies stay out of the log, and a URL is cut at its path.
 
 from __future__ import annotations
 
+import json as jsonlib
 import logging
 import math
 import threading
@@ -47,7 +48,7 @@ class Answer:
     def json(self) -> Any:
         """The body as JSON; HttpError where it is not."""
         try:
-            return requests.compat.json.loads(self.body)
+            return jsonlib.loads(self.body)
         except ValueError as error:
             raise HttpError(f"the answer ({self.status}) is not JSON", sent=True) from error
 
@@ -72,7 +73,7 @@ class Http:
     tries: int = 3
     wait_cap_s: float = 5.0
     body_limit_bytes: int = 16 * 1024 * 1024
-    pause: Callable[[float], None] = threading.Event().wait
+    pause: Callable[[float], object] = threading.Event().wait
 
     def call(
         self,

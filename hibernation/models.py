@@ -149,7 +149,25 @@ class Box(Stateful):
     offer_id = models.CharField(max_length=80, blank=True, default="")
     gpu_name = models.CharField(max_length=80, blank=True, default="")
     region = models.CharField(max_length=40, blank=True, default="")
-    price_usd_per_h = models.DecimalField(max_digits=10, decimal_places=4)
+    price_usd_per_h = models.DecimalField(
+        max_digits=10, decimal_places=4, help_text=_("while it runs: GPU and disk")
+    )
+    gpu_usd_per_h = models.DecimalField(
+        max_digits=12, decimal_places=6, null=True, blank=True, help_text=_("of that, the GPU's part")
+    )
+    disk_bytes = models.BigIntegerField(default=0)
+    disk_usd_per_gb_month = models.DecimalField(
+        max_digits=12,
+        decimal_places=6,
+        default=0,
+        help_text=_("in every state, also stopped; 10^9 bytes, 720 hours"),
+    )
+    upload_usd_per_gb = models.DecimalField(
+        max_digits=12, decimal_places=6, default=0, help_text=_("for what it sends")
+    )
+    download_usd_per_gb = models.DecimalField(
+        max_digits=12, decimal_places=6, default=0, help_text=_("for what it receives")
+    )
     created_at = models.DateTimeField(default=timezone.now)
     create_asked_at = models.DateTimeField(
         null=True, blank=True, help_text=_("from here the provider may have created it")

@@ -67,6 +67,7 @@ register(
         # reconciling
         "unknown_box": "the provider lists {ref} with our label {label}, which no row knows, at ${price} an hour: look at it there",
         "doubled_box": "the provider lists {ref} with the label {label} of box {box}, at ${price} an hour: look at it there",
+        "failing_box": "the provider says that box {ref} does not work, at ${price} an hour: {message}",
         "stray_box": "the provider lists {ref} with label {label}, whose row said {state}: it is destroyed",
         "box_found_again": "the provider lists box {box} again",
         "box_stranded": "the provider lists {ref} again, at ${price} an hour; it holds work since generation {generation} that is nowhere else",

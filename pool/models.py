@@ -138,6 +138,13 @@ class Worker(Stateful):
     name = models.CharField(max_length=80)
     epoch = models.PositiveIntegerField(default=0)
     instance_ref = models.CharField(max_length=40, blank=True, default="")
+    saved_ref = models.CharField(
+        max_length=40,
+        blank=True,
+        default="",
+        editable=False,
+        help_text=_("the verified snapshot of its workspace"),
+    )
     slots = models.PositiveSmallIntegerField(default=1)
     check_interval_s = models.FloatField(default=30)
     secret_sha256 = models.CharField(max_length=64, blank=True, default="", editable=False)

@@ -10,7 +10,7 @@ from config.paths import CHECKOUT
 
 HELP = """\
 ./run                           start everything on this machine, with three simulated GPU workers
-./run demo [--provider NAME]    tell the whole story in under two minutes, then stop
+./run demo [--provider NAME]    tell the whole story in under two minutes, then stop (local, vast-simulator)
 ./run test [pytest arguments]   linter, types, import rules, migrations, schema, tests
 ./run manage COMMAND …          one of Django's commands (./run manage help)
 ./run agent --join URL TOKEN    run this machine's agent in the foreground

@@ -6,11 +6,12 @@ import shutil
 import subprocess
 import sys
 
-SERVER, DEV, KAGGLE = "requirements.txt", "requirements-dev.txt", "requirements-kaggle.txt"
+SERVER, DEV = "requirements.txt", "requirements-dev.txt"
 LOCKS = (
     ("requirements/server.in", SERVER, ()),
     ("requirements/dev.in", DEV, ("--constraint", SERVER)),  # the tests run on what the server runs on
-    ("requirements/kaggle.in", KAGGLE, ()),
+    ("requirements/kaggle-cli.in", "requirements/kaggle-cli.txt", ()),  # in an environment of its own
+    ("requirements/vast-cli.in", "requirements/vast-cli.txt", ()),  # in an environment of its own
 )
 
 

@@ -30,7 +30,7 @@ from hibernation.chains.work import (
     take_back,
 )
 from hibernation.models import Box, Instance
-from hibernation.services import boxes, policies, pursuit
+from hibernation.services import boxes, policies, pursuit, saved
 from hibernation.services.hibernate import KIND, back_to_running, untouched
 from hibernation.services.obstacles import obstacle
 from hibernation.states import LIVE, BoxState, InstanceState
@@ -114,9 +114,11 @@ def _asked(run: Run, instance: Instance, attempt: int) -> tuple[Snapshot, Dispat
 
 def verify(run: Run) -> Outcome:
     """See with our own eyes that the generation can be restored."""
-    generation = _generation(run)
-    share = policies.policy_resolved(subject(run)).policy.verify_share
+    generation, instance = _generation(run), subject(run)
+    share = policies.policy_resolved(instance).policy.verify_share
     if verifying.snapshot_verify(generation, share=share, cancelled=run.overtaken.is_set):
+        with run.holding():
+            saved.saved_tell(instance, generation)
         return Next()
     return Stop(ChainState.ABORTED, because("not_verified", generation=generation.generation))
 

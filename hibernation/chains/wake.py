@@ -38,9 +38,6 @@ from snapshots.models import Snapshot
 from snapshots.services import taking, verifying
 from snapshots.states import SnapshotState
 
-BOOT_MINUTES = 10.0
-"""How long a rented box may take to answer. Real ones take about two minutes; some never come."""
-
 RESTORE_TRIES = 4
 START_TRIES = 3
 """How often what starts on wake is asked for, where the agent went away before it could say how it ended."""
@@ -77,9 +74,9 @@ def boot(run: Run) -> Outcome:
         with run.holding():
             boxes.box_up(box, now=run.now)
         return Next()
-    if run.step_age > timedelta(minutes=BOOT_MINUTES):
-        return next_offer(run, box, because("box_not_up", minutes=BOOT_MINUTES), ban=True)
     provider = boxes.provider_of(box.account)
+    if run.step_age > timedelta(minutes=provider.boot_minutes):
+        return next_offer(run, box, because("box_not_up", minutes=provider.boot_minutes), ban=True)
     facts = provider.read(box.provider_ref)
     if facts is not None and facts.failed:
         return next_offer(run, box, because("box_failed", message=facts.message[:200]), ban=True)

@@ -23,6 +23,8 @@ _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NOT_IN_A_GPU_NAME = re.compile(r"[^a-z0-9]+")
 _GPU_MAKERS = ("nvidia", "geforce", "tesla")
+GB = 10**9
+MONTH_H = 720
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
 
@@ -72,6 +74,13 @@ class CreateUnknown(ProviderError):
     code = "create_unknown"
 
 
+class StartQueued(ProviderError):
+    """The box's GPU has been let to somebody else: it waits for it, perhaps for ever, and its disk is billed meanwhile."""
+
+    status = 409
+    code = "start_queued"
+
+
 # -- what is asked, offered, rented ------------------------------------------------------------------------------
 
 
@@ -107,7 +116,9 @@ class Offer:
 
     price_usd_per_h: all that an hour of running costs, the disk of the query included, traffic not.
     disk_usd_per_gb_month is part of it; a GB is 10^9 bytes, a month 720 hours. gpu_mem_bytes is per GPU.
-    reliability: 0 to 1 as the provider rates the machine, None where it does not.
+    upload is what the box sends, download what it receives. disk_bytes: the disk that it comes with, where the provider
+    gives more than was asked for; 0: as much as that. reliability: 0 to 1 as the provider rates the machine,
+    None where it does not.
     """
 
     id: str
@@ -121,6 +132,12 @@ class Offer:
     upload_usd_per_gb: Decimal = Decimal(0)
     download_usd_per_gb: Decimal = Decimal(0)
     reliability: float | None = None
+    disk_bytes: int = 0
+
+    def gpu_usd_per_h(self, *, disk_bytes: int) -> Decimal:
+        """What of the price is the GPU's, where the price is with this much disk."""
+        disk = self.disk_usd_per_gb_month * disk_bytes / GB / MONTH_H
+        return max(Decimal(0), self.price_usd_per_h - disk)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,10 +218,13 @@ class BoxFacts:
 class Provider(Protocol):
     """One account at one provider. Cheap to make, safe to use from several processes at once, never waits.
 
-    Every call may raise ProviderBusy or ProviderRefused. create_settles_s: see CreateUnknown.
+    Every call may raise ProviderBusy or ProviderRefused. create_settles_s: see CreateUnknown. boot_minutes: how long a
+    box that was rented may take until its agent answers. can_stop: a box can be stopped on its machine and started again.
     """
 
     create_settles_s: float
+    boot_minutes: float = 10.0
+    can_stop: bool = False
 
     def offers(self, query: OfferQuery) -> list[Offer]:
         """What can be rented now and fulfils the query, in no particular order; the caller ranks. [] is an answer."""
@@ -229,6 +249,14 @@ class Provider(Protocol):
     def listing(self) -> list[BoxFacts]:
         """Every box of this account in every phase; complete, or ListingIncomplete is raised."""
         ...
+
+    def stop(self, ref: str) -> None:
+        """Ask for the box to stop: its disk stays and is billed, its GPU may go to somebody else. Returning is no proof."""
+        raise ProviderRefused("boxes of this provider cannot be stopped", hint="hibernate it instead")
+
+    def start(self, ref: str) -> None:
+        """Ask for a stopped box to run again. Raises StartQueued where its GPU is not to be had just now."""
+        raise ProviderRefused("boxes of this provider cannot be started", hint="wake it on another one")
 
     def find(self, label: str) -> BoxFacts | None:
         """The box with this label, from a complete listing; the oldest where there are several."""

@@ -14,6 +14,7 @@ from hibernation.providers.base import Provider, ProviderRefused
 
 _FACTORIES = {
     "local": "hibernation.providers.local:local_provider",
+    "vast": "hibernation.providers.vast:vast_provider",
 }
 """Account kind -> "module:function". A module is imported when its kind is first asked for."""
 
@@ -31,10 +32,29 @@ class ProviderAccount:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AgentWheel:
+    """The agent that boxes install: the control plane serves it at `wire.WHEEL_INDEX` under this name."""
+
+    name: str
+    sha256: str
+
+
+def no_wheel() -> AgentWheel:
+    """Where nobody has said how the agent is built."""
+    raise Invalid("this installation serves no agent for boxes to install")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ProviderSettings:
-    """What the installation, rather than an account, decides for its providers. data_dir: where it keeps its files."""
+    """What the installation, rather than an account, decides for its providers. data_dir: where it keeps its files.
+
+    options: account kind -> what its provider alone understands. agent_wheel: asked only where a box must fetch the
+    agent; raises Busy where it cannot be had just now.
+    """
 
     data_dir: Path
+    options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    agent_wheel: Callable[[], AgentWheel] = no_wheel
 
 
 ProviderFactory = Callable[[ProviderAccount, ProviderSettings], Provider]

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
+from django.utils.module_loading import import_string
 
 from core.errors import TransitionRefused
 from core.ids import new_id
@@ -34,7 +35,11 @@ BAN_LIFE = timedelta(hours=24)
 
 def provider_of(account: Account) -> Provider:
     """The account's provider. Raises ProviderRefused where its credentials cannot be read."""
-    ours = registry.ProviderSettings(data_dir=settings.DATA_DIR)
+    ours = registry.ProviderSettings(
+        data_dir=settings.DATA_DIR,
+        options=settings.PROVIDER_OPTIONS,
+        agent_wheel=lambda: import_string(settings.AGENT_WHEEL)(),
+    )
     return registry.provider_for(account.kind, account.credentials, ours, account_id=account.pk)
 
 
@@ -63,6 +68,7 @@ def box_plan(instance: Instance, offer: Offer, *, now: datetime) -> Box:
         if won != 1:
             raise TransitionRefused(f"instance {instance.pk} has moved on", hint="read it again")
         box_id = new_id("b")
+        disk_bytes = offer.disk_bytes or instance.disk_bytes
         box = Box.objects.create(
             id=box_id,
             instance=instance,
@@ -74,6 +80,11 @@ def box_plan(instance: Instance, offer: Offer, *, now: datetime) -> Box:
             gpu_name=offer.gpu_name,
             region=offer.region,
             price_usd_per_h=offer.price_usd_per_h,
+            gpu_usd_per_h=offer.gpu_usd_per_h(disk_bytes=disk_bytes),
+            disk_bytes=disk_bytes,
+            disk_usd_per_gb_month=offer.disk_usd_per_gb_month,
+            upload_usd_per_gb=offer.upload_usd_per_gb,
+            download_usd_per_gb=offer.download_usd_per_gb,
             state=BoxState.RENTING,
             state_since=now,
             created_at=now,

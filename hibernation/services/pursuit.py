@@ -59,12 +59,17 @@ def box_missing(
 
 def _found(box: Box, provider: Provider, listed: Sequence[BoxFacts] | None) -> list[BoxFacts]:
     """What the provider has of this box; empty only where a read by id and a complete listing agree that it has none."""
+    if listed is not None and (seen := _of(box, listed)):
+        return seen  # a listing that has it is proof enough, and spares a provider that counts reads
     facts = provider.read(box.provider_ref) if box.provider_ref else None
     if facts is not None:
         return [facts]
-    rows = provider.listing() if listed is None else listed
+    return _of(box, provider.listing()) if listed is None else []
+
+
+def _of(box: Box, listed: Sequence[BoxFacts]) -> list[BoxFacts]:
     return [
-        row for row in rows if row.label == box.label or (box.provider_ref and row.ref == box.provider_ref)
+        row for row in listed if row.label == box.label or (box.provider_ref and row.ref == box.provider_ref)
     ]
 
 

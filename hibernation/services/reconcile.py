@@ -21,7 +21,7 @@ from core.transitions import advance, event_add
 from hibernation.models import Box, Instance
 from hibernation.providers.base import BoxFacts, Provider
 from hibernation.providers.registry import provider_kinds
-from hibernation.services import boxes, pursuit
+from hibernation.services import boxes, pursuit, saved
 from hibernation.states import AWAKE, BILLED, BoxState, InstanceState
 from pool.models import Account
 from snapshots.services.taking import verified_latest
@@ -38,6 +38,7 @@ TURN_S = 120.0
 TELL_AGAIN = timedelta(hours=1)
 LISTED_TWICE = "doubled_box"
 UNKNOWN = "unknown_box"
+FAILING = "failing_box"
 
 
 def accounts_to_reconcile(*, now: datetime) -> list[str]:
@@ -61,7 +62,10 @@ def account_reconcile(account: Account, *, now: datetime) -> int:
         provider = boxes.provider_of(account)
         listed = provider.listing()
         looked_at = step_each(partial(_pursue, provider=provider, listed=listed, now=now), _to_go(account))
-        looked_at += step_each(partial(_look, provider=provider, listed=listed, now=now), _to_stay(account))
+        looked_at += step_each(
+            partial(_look, account=account, provider=provider, listed=listed, now=now), _to_stay(account)
+        )
+        saved.saved_take_back(account)
         ours = [facts for facts in listed if facts.label.startswith(boxes.LABEL_PREFIX)]
         known = {box.label: box for box in _labelled(account, ours)}
         return looked_at + step_each(
@@ -78,7 +82,7 @@ def _to_go(account: Account) -> QuerySet[Box]:
     return (
         Box.objects.filter(account=account, state=BoxState.DESTROYING)
         .select_related("instance", "account")
-        .order_by("state_since")
+        .order_by("?")  # a provider that counts calls must not serve the same box each time
     )
 
 
@@ -98,11 +102,15 @@ def _to_stay(account: Account) -> QuerySet[Box]:
     ).select_related("instance", "account")
 
 
-def _look(box: Box, *, provider: Provider, listed: Sequence[BoxFacts], now: datetime) -> None:
-    there = any(row.label == box.label or row.ref == box.provider_ref for row in listed)
-    if there:
+def _look(
+    box: Box, *, account: Account, provider: Provider, listed: Sequence[BoxFacts], now: datetime
+) -> None:
+    seen = next((row for row in listed if row.label == box.label or row.ref == box.provider_ref), None)
+    if seen is not None:
         if box.absent_since is not None:
             Box.objects.filter(pk=box.pk).update(absent_since=None)
+        if seen.failed:  # it may hold work: a person decides
+            _tell(account, box, FAILING, seen, now=now)
         return
     _busy_is_no_news(lambda: _vanished(box, provider, listed, now))
 
@@ -207,6 +215,7 @@ def _tell(account: Account, box: Box | None, code: str, facts: BoxFacts, *, now:
     if told.exists():
         return
     figures = {"ref": facts.ref, "label": facts.label, "price": float(facts.price_usd_per_h or 0)}
+    figures["message"] = facts.message[:200]
     reason = because(code, **figures) if box is None else because(code, box=box.pk, **figures)
     log.error("account=%s %s", account.pk, reason)
     Event.objects.create(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hmac
 from datetime import datetime
 
+from django.conf import settings
 from django.utils.crypto import salted_hmac
 
 from agent import wire
@@ -52,6 +53,7 @@ def credentials(worker: Worker, *, secret: str, now: datetime) -> wire.Credentia
             check_interval_s=worker.check_interval_s,
             max_session_hours=worker.account.session_shutdown_h,
             transport=transport(worker.pk, worker.epoch),
+            dead_man_minutes=(settings.DEAD_MAN_MINUTES or None) if worker.instance_ref else None,
         ),
     )
 

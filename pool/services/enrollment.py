@@ -252,6 +252,7 @@ def _begin_epoch(worker: Worker, token: EnrollmentToken, post: wire.EnrollPost, 
         "next_secret_sha256": "",
         "retired_secret_sha256": "",
         "drain_asked_at": None,
+        "saved_ref": "",
         "agent_version": storable(post.agent_version)[:40],
         "platform": storable(
             " ".join(filter(None, [post.platform, post.python and f"Python {post.python}"]))

@@ -56,11 +56,12 @@ def orders_publish(worker_ids: Iterable[str]) -> None:
 def orders_of(worker_ids: Collection[str] | None = None) -> dict[str, list[wire.Order]]:
     """What stands ordered for these workers (for all: None), from the rows; workers without orders are left out.
 
-    drain: the worker drains. cancel: a dispatch that somebody cancelled, or that was taken back while it ran.
-    interrogate: a question by doorbell that its next post answers.
+    drain: the worker drains. saved: a snapshot of its workspace is verified. cancel: a dispatch that somebody cancelled,
+    or that was taken back while it ran. interrogate: a question by doorbell that its next post answers.
     """
     orders: dict[str, list[wire.Order]] = {}
     workers = Worker.objects.filter(state=WorkerState.DRAINING)
+    saved = Worker.objects.exclude(saved_ref="")
     dispatches = Dispatch.objects.filter(epoch=F("worker__epoch"))
     questions = Interrogation.objects.filter(
         way=Interrogation.Way.DOORBELL, open_until__isnull=False, epoch=F("worker__epoch")
@@ -68,9 +69,12 @@ def orders_of(worker_ids: Collection[str] | None = None) -> dict[str, list[wire.
     if worker_ids is not None:
         workers = workers.filter(pk__in=worker_ids)
         questions = questions.filter(worker__in=worker_ids)
+        saved = saved.filter(pk__in=worker_ids)
         dispatches = dispatches.filter(worker__in=worker_ids)
     for worker_id in workers.values_list("pk", flat=True):
         orders.setdefault(worker_id, []).append(wire.Order(kind="drain"))
+    for worker_id, ref in saved.values_list("pk", "saved_ref"):
+        orders.setdefault(worker_id, []).append(wire.Order(kind="saved", id=ref))
     for stopping in (
         dispatches.filter(state=DispatchState.CLAIMED, cancel_requested_at__isnull=False),
         dispatches.filter(**HAUNTING),

@@ -126,6 +126,14 @@ def worker_slots_set(worker: Worker, slots: int) -> None:
         dispatcher_ring()
 
 
+def worker_saved(worker: Worker, ref: str) -> None:
+    """Its workspace is in the verified snapshot `ref`: its agent is told, for the day on which it is alone. "": no longer."""
+    with transaction.atomic():
+        if Worker.objects.filter(pk=worker.pk).exclude(saved_ref=ref).update(saved_ref=ref):
+            orders_publish([worker.pk])
+    worker.saved_ref = ref
+
+
 def worker_heard(worker: Worker, *, now: datetime) -> bool:
     """It has posted its status: if it was thought offline, silent or lost, it is online again, or goes on draining.
 

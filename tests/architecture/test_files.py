@@ -53,7 +53,12 @@ def test_no_file_names_a_machine_a_registry_or_a_tool_that_is_none_of_the_reader
 
 
 def test_locks_hold_hashes_and_no_address():
-    for name in ("requirements.txt", "requirements-dev.txt", "requirements-kaggle.txt"):
+    for name in (
+        "requirements.txt",
+        "requirements-dev.txt",
+        "requirements/kaggle-cli.txt",
+        "requirements/vast-cli.txt",
+    ):
         text = (ROOT / name).read_text()
         assert "://" not in text
         pins = re.findall(

@@ -75,6 +75,10 @@ WRONG = [
     ("E012", "DORMOUSE_AGENT_KEYS", "k1"),
     ("E012", "DORMOUSE_AGENT_KEYS", "k1:c2hvcnQ"),
     ("E014", "DORMOUSE_LOCAL_AGENTS", "-1"),
+    ("E016", "DORMOUSE_VAST_URL", "vast.example"),
+    ("E016", "DORMOUSE_VAST_URL", "http://vast.example"),
+    ("E017", "DORMOUSE_DEAD_MAN_MINUTES", "-1"),
+    ("E017", "DORMOUSE_DEAD_MAN_MINUTES", "soon"),
 ]
 
 

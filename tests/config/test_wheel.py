@@ -13,6 +13,7 @@ from django.conf import settings
 
 from config import wheel
 from config.wheel import _ensure, sources_digest, wheel_ensure
+from core.errors import Busy
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +98,15 @@ def test_build_that_fails_says_why(tmp_path, sources):
     with pytest.raises(wheel.WheelNotBuilt, match="could not be built"):
         _ensure.__wrapped__(sources, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_box_is_told_the_wheel_by_name_and_hash_and_waits_where_it_cannot_be_built(monkeypatch):
+    found = wheel.agent_wheel()
+    assert (found.name, found.sha256) == (wheel_ensure().path.name, wheel_ensure().sha256)
+
+    def broken():
+        raise wheel.WheelNotBuilt("the agent's wheel could not be built: no hatch")
+
+    monkeypatch.setattr(wheel, "wheel_ensure", broken)
+    with pytest.raises(Busy, match="no hatch"):
+        wheel.agent_wheel()

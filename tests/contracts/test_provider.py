@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from core.errors import Busy
+from hibernation.providers import vast, vast_pace
 from hibernation.providers.base import (
     CreateUnknown,
     ListingIncomplete,
@@ -23,7 +24,8 @@ from hibernation.providers.base import (
     with_label,
 )
 from tests.hibernation.providers.hosts import LocalHost, eventually
-from tests.hibernation.providers.markets import LocalMarket, Market
+from tests.hibernation.providers.markets import LocalMarket, Market, VastMarket
+from tests.simulators.vast.running import Simulator
 
 DISK_BYTES = 40 * 10**9
 ANY = OfferQuery(disk_bytes=DISK_BYTES)
@@ -36,7 +38,18 @@ def local_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalHost]:
     host.clean_up()
 
 
-MARKETS = {"local": ("local_host", LocalMarket)}
+@pytest.fixture(scope="module")
+def vast_simulator(tmp_path_factory: pytest.TempPathFactory, _valkey: object) -> Iterator[Simulator]:
+    """Without its rate limits: they have tests of their own, and would make this suite one of minutes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vast_pace, "LIMITS", {})
+        patch.setattr(vast, "OFFERS_LIFE_S", 0.0)
+        simulator = Simulator(tmp_path_factory.mktemp("vast") / "simulator").start()
+        yield simulator
+        simulator.stop()
+
+
+MARKETS = {"local": ("local_host", LocalMarket), "vast": ("vast_simulator", VastMarket)}
 
 
 @pytest.fixture(params=sorted(MARKETS))

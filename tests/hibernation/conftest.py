@@ -9,7 +9,9 @@ import pytest
 from django.conf import settings
 
 from tests.hibernation.providers.hosts import LocalHost
+from tests.hibernation.vast_world import VastWorld, the_vast_world
 from tests.hibernation.world import World, started_host, the_world
+from tests.simulators.vast.running import Simulator
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +31,22 @@ def world(
     tmp_path: Path,
 ) -> Iterator[World]:
     yield from the_world(local_host, monkeypatch, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def vast_simulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
+    """Boxes without processes: the world's own agents live in their folders."""
+    simulator = Simulator(tmp_path_factory.mktemp("vast") / "simulator").start()
+    yield simulator
+    simulator.stop()
+
+
+@pytest.fixture
+def vast_world(
+    transactional_db: None,
+    valkey: object,
+    vast_simulator: Simulator,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> Iterator[VastWorld]:
+    yield from the_vast_world(vast_simulator, monkeypatch, tmp_path)

@@ -35,7 +35,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The interpreter of an environment that holds the official client, pinned and by hash."""
     folder = tmp_path_factory.mktemp("kaggle") / "venv"
     interpreter = folder / "bin" / "python"
-    lock = ["--require-hashes", "-r", str(ROOT / "requirements-kaggle.txt")]
+    lock = ["--require-hashes", "-r", str(ROOT / "requirements" / "kaggle-cli.txt")]
     uv = shutil.which("uv")
     if uv:
         commands = [

@@ -12,9 +12,9 @@ from typing import Any
 from config.launcher.agents import agent_program
 from config.launcher.demo import tree
 from config.launcher.demo.api import Api
+from config.launcher.demo.markets import Market
 from config.launcher.demo.telling import Teller
 from config.launcher.stack import Stack
-from hibernation.providers.local import local_folder
 from pool.terms import TERMS
 
 NEAR_ITS_LIMIT_H = 10.81
@@ -72,14 +72,14 @@ class StoryFailed(Exception):
     """Something did not happen as it must. The text says what."""
 
 
-def tell(stack: Stack, api: Api, teller: Teller) -> None:
+def tell(stack: Stack, api: Api, teller: Teller, market: Market) -> None:
     """All of it, in order. Raises StoryFailed at the first thing that is not as it must be."""
     _pool(stack, api, teller)
     _jobs(api, teller)
-    instance = _rent(api, teller)
-    workspace, before = _work(stack, api, teller, instance)
+    instance = _rent(api, teller, market)
+    workspace, before = _work(stack, api, teller, instance, market)
     _night(api, teller, instance, workspace)
-    _morning(stack, api, teller, instance, before)
+    _morning(stack, api, teller, instance, before, market)
     _bill(api, teller, instance)
     teller.line(f"the whole story took {teller.elapsed_s:.0f} s")
 
@@ -145,17 +145,19 @@ def _ended(api: Api, job_id: str) -> dict[str, Any] | None:
 # -- the rented instance -------------------------------------------------------------------------------------------
 
 
-def _rent(api: Api, teller: Teller) -> str:
+def _rent(api: Api, teller: Teller, market: Market) -> str:
     teller.chapter("An instance is rented, and sleeps when nobody uses it")
-    account = next(row for row in api.get("/api/accounts")["results"] if row["kind"] == "local")
+    account = market.account(api)
     instance = api.post(
         "/api/instances", name="llm-dev", account=account["id"], gpu_type="RTX 4090", config=POLICY
     )
-    _watch(api, teller, instance["id"], until="running", within_s=60)
+    _watch(api, teller, instance["id"], until="running", within_s=PATIENCE_S)
     return str(instance["id"])
 
 
-def _work(stack: Stack, api: Api, teller: Teller, instance: str) -> tuple[Path, dict[bytes, tree.Entry]]:
+def _work(
+    stack: Stack, api: Api, teller: Teller, instance: str, market: Market
+) -> tuple[Path, dict[bytes, tree.Entry]]:
     packages = sysconfig.get_path("purelib")
     job = api.post(
         "/api/jobs",
@@ -167,7 +169,7 @@ def _work(stack: Stack, api: Api, teller: Teller, instance: str) -> tuple[Path, 
     done = _until(stack, lambda: _ended(api, job["id"]), what="the workspace is filled", within_s=120)
     log = api.get(f"/api/jobs/{job['id']}/logs", offset=0)["data"].strip()
     _must(done["status"] == "succeeded", f"the workspace is filled: {done['reason']} {log}")
-    workspace = _workspace(stack)
+    workspace = _workspace(stack, market)
     before = tree.look(workspace)
     files = tree.files_of(before)
     total_bytes = sum(entry.size for entry in files)
@@ -179,16 +181,16 @@ def _work(stack: Stack, api: Api, teller: Teller, instance: str) -> tuple[Path, 
     return workspace, before
 
 
-def _workspace(stack: Stack) -> Path:
-    """The one box's workspace. Only a demo can look: local boxes are folders of this machine."""
-    found = sorted(local_folder(stack.plan.env.data_dir).glob("boxes/*/workspace"))
+def _workspace(stack: Stack, market: Market) -> Path:
+    """The one box's workspace. Only a demo can look: its boxes are folders of this machine."""
+    found = market.workspaces(stack)
     _must(len(found) == 1, f"exactly one box exists, not {len(found)}")
     return found[0]
 
 
 def _night(api: Api, teller: Teller, instance: str, workspace: Path) -> None:
     _watch(api, teller, instance, until="hibernated", within_s=PATIENCE_S)
-    _must(not workspace.exists(), "the box and everything on it are gone")
+    _until(None, lambda: not workspace.exists(), what="the box and everything on it are gone", within_s=60)
     snapshot = api.get("/api/snapshots", instance_ref=instance)["results"][0]
     _must(snapshot["status"] == "verified", "the generation is verified")
     teller.line(
@@ -197,7 +199,9 @@ def _night(api: Api, teller: Teller, instance: str, workspace: Path) -> None:
     )
 
 
-def _morning(stack: Stack, api: Api, teller: Teller, instance: str, before: dict[bytes, tree.Entry]) -> None:
+def _morning(
+    stack: Stack, api: Api, teller: Teller, instance: str, before: dict[bytes, tree.Entry], market: Market
+) -> None:
     teller.chapter("It is woken through the API, on whatever host there is")
     answer = api.post(f"/api/instances/{instance}/wake")
     estimate = answer["estimate"]
@@ -206,7 +210,7 @@ def _morning(stack: Stack, api: Api, teller: Teller, instance: str, before: dict
         f"restore {estimate['bytes'] / 1e6:,.0f} MB ({estimate['basis']})"
     )
     _watch(api, teller, instance, until="running", within_s=PATIENCE_S)
-    after = tree.look(_workspace(stack))
+    after = tree.look(_workspace(stack, market))
     wrong = tree.differences(before, after)
     _must(not wrong, f"every entry is as it was; {len(wrong)} are not: {wrong[:3]}")
     files = len(tree.files_of(after))
