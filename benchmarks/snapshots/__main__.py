@@ -52,7 +52,9 @@ def _run(options: argparse.Namespace, folder: Path, memory: Path) -> None:
         f"workspace: {read_bytes / 1e6:.0f} MB allocated, scale {options.scale}; "
         + "; ".join(t.version() for t in tools)
     )
-    course = Course(workspace, memory, tools, rounds=options.rounds, scale=options.scale)
+    course = Course(
+        workspace, memory, tools, rounds=options.rounds, scale=options.scale, rest_s=options.rest_s
+    )
     results = course.run(options.measures)
     print("\n" + show(results, names, ours=names[0], read_bytes=read_bytes))
 
@@ -73,6 +75,9 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--measures", nargs="+", choices=MEASURES, default=list(MEASURES))
     parser.add_argument("--folder", type=Path, default=None, help="on the disk to measure on")
+    parser.add_argument(
+        "--rest-s", type=float, default=60.0, help="between a change of the tree and the next take"
+    )
     parser.add_argument(
         "--memory", type=Path, default=Path("/dev/shm"), help="a tmpfs for the restore to memory"
     )

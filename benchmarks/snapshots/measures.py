@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import statistics
 import subprocess
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -65,7 +66,14 @@ class Course:
     """workspace: a tree in state 1 on a disk; memory: an empty folder on a tmpfs. Both are changed."""
 
     def __init__(
-        self, workspace: Path, memory: Path, tools: list[Tool], *, rounds: int, scale: float
+        self,
+        workspace: Path,
+        memory: Path,
+        tools: list[Tool],
+        *,
+        rounds: int,
+        scale: float,
+        rest_s: float,
     ) -> None:
         self.results = Results()
         self._workspace = workspace
@@ -73,6 +81,7 @@ class Course:
         self._tools = tools
         self._rounds = rounds
         self._scale = scale
+        self._rest_s = rest_s
 
     def run(self, measures: Iterable[str]) -> Results:
         """Measures that later ones stand on are taken too, once."""
@@ -82,6 +91,10 @@ class Course:
             rounds = self._rounds if measure in wanted else 1 if measure in (FIRST, SECOND) else 0
             if measure == SECOND:
                 work_a_day(self._workspace, scale=self._scale)
+            if measure in (FIRST, SECOND):
+                # Nobody hibernates in the second in which he has saved: what is on its way to the disk gets there first.
+                settle()
+                time.sleep(self._rest_s)
             if measure == NEW_BOX:
                 rounds = 0  # with the restore to disk, from whose tree it goes on
             if measure == TO_DISK and NEW_BOX in wanted:

@@ -7,7 +7,7 @@ from enum import IntEnum
 from typing import Any, NamedTuple
 
 from snapshots.engine.errors import ManifestRefused, show
-from snapshots.engine.fields import octets, pack, refuse, row, rows, whole
+from snapshots.engine.fields import octets, pack, refuse, row, rows, unpack_one, whole
 from snapshots.engine.keys import ID_BYTES, OwnerKey
 from snapshots.engine.limits import (
     CHUNK_BYTES_MAX,
@@ -24,6 +24,7 @@ from snapshots.engine.limits import (
 
 UID_MAX = 2**32 - 2
 XATTR_NAMESPACE = b"user."
+NAMES_NEVER = frozenset({b"", b".", b".."})
 
 
 class Kind(IntEnum):
@@ -37,6 +38,8 @@ class Kind(IntEnum):
     BLOCK_DEVICE = 7
 
 
+KINDS = tuple(Kind)
+KIND_MAX = max(KINDS)
 DEVICES = frozenset({Kind.CHARACTER_DEVICE, Kind.BLOCK_DEVICE})
 Extent = tuple[bytes | None, int]
 """(chunk id, or None for a hole; length in bytes)"""
@@ -60,6 +63,25 @@ class Entry(NamedTuple):
 
     def encode(self) -> bytes:
         return pack(tuple(self))
+
+
+class EncodedEntry(NamedTuple):
+    """An entry as a segment holds it, and the columns that a manifest is cut and counted by."""
+
+    path: bytes
+    raw: bytes
+    kind: Kind
+    size: int
+
+    @classmethod
+    def of(cls, entry: Entry) -> EncodedEntry:
+        return cls(entry.path, entry.encode(), entry.kind, entry.size)
+
+
+def decode_entry(raw: bytes) -> Entry:
+    """Bytes that this program made itself, unchecked. What came from a store goes through parse_entry."""
+    columns = unpack_one(raw)
+    return Entry(columns[0], KINDS[columns[1]], *columns[2:])
 
 
 def path_order(path: bytes) -> bytes:
@@ -103,7 +125,7 @@ def _parse_columns(
     target: Any,
     device: Any,
 ) -> Entry:
-    whole(kind, "kind", high=max(Kind))
+    whole(kind, "kind", high=KIND_MAX)
     whole(mode, "mode", high=0o7777)
     whole(mtime_ns, "mtime", low=-(2**63))
     whole(uid, "uid", high=UID_MAX)
@@ -122,7 +144,7 @@ def _parse_columns(
         whole(minor, "minor number", high=2**32 - 1)
     elif device is not None:
         refuse("what is no device has a device number")
-    return Entry(path, Kind(kind), mode, mtime_ns, uid, gid, xattrs, size, extents, target, device)
+    return Entry(path, KINDS[kind], mode, mtime_ns, uid, gid, xattrs, size, extents, target, device)
 
 
 def check_path(path: bytes) -> None:
@@ -134,11 +156,10 @@ def check_path(path: bytes) -> None:
     names = path.split(b"/")
     if len(names) > PATH_NAMES_MAX:
         refuse(f"the path {show(path[:200])}… is nested deeper than {PATH_NAMES_MAX} folders")
-    for name in names:
-        if name in (b"", b".", b"..") or len(name) > NAME_BYTES_MAX:
-            refuse(
-                f"the path {show(path[:400])} has a name that is empty, '.', '..' or longer than {NAME_BYTES_MAX} bytes"
-            )
+    if not NAMES_NEVER.isdisjoint(names) or len(max(names, key=len)) > NAME_BYTES_MAX:
+        refuse(
+            f"the path {show(path[:400])} has a name that is empty, '.', '..' or longer than {NAME_BYTES_MAX} bytes"
+        )
 
 
 def _check_extents(extents: object, size: int) -> None:
@@ -189,27 +210,29 @@ class TreeRules:
         self.logical_bytes = 0
 
     def admit(self, entry: Entry) -> None:
-        order = path_order(entry.path)
+        path, kind = entry.path, entry.kind
+        order = path_order(path)
         if order <= self._last:
-            refuse(f"{show(entry.path)} is out of order or there twice")
+            refuse(f"{show(path)} is out of order or there twice")
         self._last = order
-        parent = entry.path.rpartition(b"/")[0]
+        parent = path.rpartition(b"/")[0]
         while self._folders and self._folders[-1] != parent:
             self._folders.pop()
         if not self._folders:
-            refuse(f"{show(entry.path)} lies in something that is not a folder of this snapshot")
-        if entry.kind == Kind.FOLDER:
-            self._folders.append(entry.path)
-        elif entry.kind == Kind.HARD_LINK:
+            refuse(f"{show(path)} lies in something that is not a folder of this snapshot")
+        if kind is Kind.FOLDER:
+            self._folders.append(path)
+        elif kind is Kind.HARD_LINK:
             if entry.target not in self._linkable:
                 refuse(
                     f"{show(entry.path)} is a hard link to {show(entry.target)}, which is no earlier file of this snapshot"
                 )
         else:
-            self._linkable.add(entry.path)
-        self._count(entry)
+            self._linkable.add(path)
+        self.count(entry)
 
-    def _count(self, entry: Entry) -> None:
+    def count(self, entry: Entry | EncodedEntry) -> None:
+        """The limits alone: all that a writer needs to ask about an entry whose columns and place it knows to be right."""
         self.entries += 1
         self.logical_bytes += entry.size
         if entry.size > self._limits.file_bytes:

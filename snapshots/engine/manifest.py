@@ -76,8 +76,10 @@ class Manifest:
 
     @cached_property
     def index(self) -> ChunkIndex:
-        """Where every chunk is. Holds about 200 bytes a chunk."""
-        return ChunkIndex(self.packs())
+        """Where every chunk is. Holds about 200 bytes a chunk. Raises ManifestRefused."""
+        index = ChunkIndex(self.packs())
+        index.check_bases()
+        return index
 
     def _entries(self, segments: Iterable[EntrySegment], rules: TreeRules) -> Iterator[Entry]:
         for segment, raw in self._segments(KIND_ENTRIES, segments):

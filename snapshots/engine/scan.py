@@ -13,6 +13,7 @@ from snapshots.engine.entry import DEVICES, Entry, Kind, Xattrs, path_order
 from snapshots.engine.errors import FileUnreadable, SnapshotRefused
 from snapshots.engine.limits import PATH_BYTES_MAX, PATH_NAMES_MAX
 from snapshots.engine.progress import Control
+from snapshots.engine.statindex import Identity, Seen, StatIndex
 from snapshots.engine.xattrs import read_xattrs
 
 CHECK_EVERY = 256
@@ -20,28 +21,18 @@ GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE, errno.
 """What opening a name gives that was removed, or replaced by something else, since it was seen."""
 
 
-class Identity(NamedTuple):
-    """What tells a file's content apart without reading it. Two equal ones around a read prove the bytes (format 9.6)."""
-
-    device: int
-    inode: int
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-
-    @classmethod
-    def of(cls, facts: os.stat_result) -> Identity:
-        return cls(facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
-
-
 class Node(NamedTuple):
-    """A name and what lstat said. target is a symlink's, xattrs a folder's (a file's are read with its bytes)."""
+    """A name and what lstat said. target is a symlink's, xattrs a folder's (a file's are read with its bytes).
+
+    seen: the row of the stat index, if nothing about the name has changed; target is not read then.
+    """
 
     path: bytes
     kind: Kind
     facts: os.stat_result
     target: bytes = b""
     xattrs: Xattrs = ()
+    seen: Seen | None = None
 
     @property
     def inode(self) -> tuple[int, int]:
@@ -56,8 +47,8 @@ class Tree(NamedTuple):
     vanished: list[bytes]
 
 
-def scan(root: Beneath, control: Control) -> Tree:
-    """Every name below the root. Raises FileUnreadable, naming it; what vanishes meanwhile is listed, not an error."""
+def scan(root: Beneath, control: Control, index: StatIndex | None = None) -> Tree:
+    """Every name below the root, with what the index knows of it. Raises FileUnreadable, naming it; what vanishes meanwhile is listed, not an error."""
     facts = os.fstat(root.root_fd)
     top = Node(b"", Kind.FOLDER, facts)
     nodes: list[Node] = []
@@ -71,7 +62,7 @@ def scan(root: Beneath, control: Control) -> Tree:
             fd = root.folder(folder)
             if xattrs := read_xattrs(fd):
                 attributes[folder] = xattrs
-            for node in _children(fd, folder, vanished, control):
+            for node in _children(fd, folder, vanished, control, index):
                 if node.kind is Kind.FOLDER:
                     folders.append(node.path)
                 nodes.append(node)
@@ -86,14 +77,18 @@ def scan(root: Beneath, control: Control) -> Tree:
     return Tree(top._replace(xattrs=attributes.get(b"", ())), nodes, vanished)
 
 
-def _children(fd: int, folder: bytes, vanished: list[bytes], control: Control) -> Iterator[Node]:
+def _children(
+    fd: int, folder: bytes, vanished: list[bytes], control: Control, index: StatIndex | None
+) -> Iterator[Node]:
+    prefix = folder + b"/" if folder else b""
+    deep = prefix.count(b"/") >= PATH_NAMES_MAX
     with os.scandir(fd) as rows:
         for number, row in enumerate(rows):
             if number % CHECK_EVERY == 0:
                 control.check()
             name = os.fsencode(row.name)
-            path = folder + b"/" + name if folder else name
-            if len(path) > PATH_BYTES_MAX or path.count(b"/") >= PATH_NAMES_MAX:
+            path = prefix + name
+            if deep or len(path) > PATH_BYTES_MAX:
                 raise SnapshotRefused(
                     path[:200],
                     f"longer than {PATH_BYTES_MAX} bytes or deeper than {PATH_NAMES_MAX} names: shorten or move it",
@@ -101,13 +96,15 @@ def _children(fd: int, folder: bytes, vanished: list[bytes], control: Control) -
             try:
                 facts = row.stat(follow_symlinks=False)
                 kind = kind_of(facts.st_mode, path)
-                target = os.readlink(name, dir_fd=fd) if kind is Kind.SYMLINK else b""
+                seen = None if index is None else index.row(path, facts)
+                is_new_link = kind is Kind.SYMLINK and seen is None
+                target = os.readlink(name, dir_fd=fd) if is_new_link else b""
             except OSError as error:
                 if error.errno not in GONE:
                     raise FileUnreadable(path, why_unreadable(error)) from error
                 vanished.append(path)
                 continue
-            yield Node(path, kind, facts, target)
+            yield Node(path, kind, facts, target, (), seen)
 
 
 def changed_folder(root: Beneath, tree: Tree) -> bytes | None:

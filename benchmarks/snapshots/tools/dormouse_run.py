@@ -40,6 +40,7 @@ def _take(options: argparse.Namespace, remote: StoreRemote) -> dict[str, object]
         owner_id=OWNER,
         snapshot_id=f"s_{number + 1}",
         parent=parent,
+        stat_index=options.home / "stat-index",
     )
     latest.write_text(str(number + 1))
     return {"stored_bytes": taken.stored_bytes, "entries": taken.entries, "seconds": taken.seconds}
@@ -47,7 +48,13 @@ def _take(options: argparse.Namespace, remote: StoreRemote) -> dict[str, object]
 
 def _restore(options: argparse.Namespace, remote: StoreRemote) -> dict[str, object]:
     number = int((options.home / "latest").read_text())
-    restored = restore(options.tree, remote=remote, owner_key=KEY, root_key=_root_key(number))
+    restored = restore(
+        options.tree,
+        remote=remote,
+        owner_key=KEY,
+        root_key=_root_key(number),
+        stat_index=options.home / "stat-index",
+    )
     return {
         "fetched_bytes": restored.fetched_bytes,
         "entries": restored.entries,

@@ -12,6 +12,18 @@ from snapshots.engine.limits import ZSTD_WINDOW_MAX
 FAST, DENSE = 1, 3
 """Levels. DENSE is nearly free on text and program code and wasted on weights."""
 
+_PLANE = zstandard.ZstdCompressionParameters.from_level(
+    1,
+    strategy=zstandard.STRATEGY_FAST,
+    min_match=7,
+    hash_log=6,
+    window_log=17,
+    write_content_size=True,
+    write_checksum=False,
+)
+"""For the exponents of floats, which have next to no repeats: a tiny hash table finds the runs and loses no time on the rest.
+Measured on bf16: 32.9 % at 790 MB/s, where level 1 makes 36.2 % at 320."""
+
 _mine = threading.local()
 
 
@@ -21,6 +33,14 @@ def compress(raw: bytes | bytearray | memoryview, *, level: int = FAST) -> bytes
     if level not in kept:
         kept[level] = zstandard.ZstdCompressor(level=level, write_content_size=True, write_checksum=False)
     return kept[level].compress(raw)
+
+
+def compress_plane(raw: bytes | memoryview) -> bytes:
+    """The same kind of frame, for one byte plane."""
+    if not hasattr(_mine, "plane_compressor"):
+        _mine.plane_compressor = zstandard.ZstdCompressor(compression_params=_PLANE)
+    compressor: zstandard.ZstdCompressor = _mine.plane_compressor
+    return compressor.compress(raw)
 
 
 def decompress(frame: bytes | memoryview, *, raw_length: int) -> bytes:
