@@ -7,7 +7,7 @@ from enum import IntEnum
 from typing import Any, NamedTuple
 
 from snapshots.engine.errors import ManifestRefused, show
-from snapshots.engine.fields import octets, pack, refuse, row, rows, unpack_one, whole
+from snapshots.engine.fields import INT64_MAX, octets, pack, refuse, row, rows, unpack_one, whole
 from snapshots.engine.keys import ID_BYTES, OwnerKey
 from snapshots.engine.limits import (
     CHUNK_BYTES_MAX,
@@ -89,12 +89,11 @@ def path_order(path: bytes) -> bytes:
     return path.replace(b"/", b"\0")
 
 
-def content_id(top: Entry, entries: Iterable[Entry], owner_key: OwnerKey) -> bytes:
-    """Format 8. entries: all but the top folder, in path order."""
+def content_id(top: Entry, raws: Iterable[bytes], owner_key: OwnerKey) -> bytes:
+    """Format 8. raws: the encodings of all entries but the top folder, in path order."""
     hasher = owner_key.content_hasher()
     hasher.update(top.encode())
-    for entry in entries:
-        hasher.update(entry.encode())
+    hasher.update(b"".join(raws))
     return hasher.digest()
 
 
@@ -125,12 +124,16 @@ def _parse_columns(
     target: Any,
     device: Any,
 ) -> Entry:
-    whole(kind, "kind", high=KIND_MAX)
-    whole(mode, "mode", high=0o7777)
-    whole(mtime_ns, "mtime", low=-(2**63))
-    whole(uid, "uid", high=UID_MAX)
-    whole(gid, "gid", high=UID_MAX)
-    whole(size, "size")
+    for name, value, low, high in (
+        ("kind", kind, 0, KIND_MAX),
+        ("mode", mode, 0, 0o7777),
+        ("mtime", mtime_ns, -(2**63), INT64_MAX),
+        ("uid", uid, 0, UID_MAX),
+        ("gid", gid, 0, UID_MAX),
+        ("size", size, 0, INT64_MAX),
+    ):
+        if type(value) is not int or not low <= value <= high:
+            whole(value, name, low=low, high=high)
     if xattrs != ():
         _check_xattrs(xattrs)
     if kind == Kind.FILE:
@@ -156,7 +159,8 @@ def check_path(path: bytes) -> None:
     names = path.split(b"/")
     if len(names) > PATH_NAMES_MAX:
         refuse(f"the path {show(path[:200])}… is nested deeper than {PATH_NAMES_MAX} folders")
-    if not NAMES_NEVER.isdisjoint(names) or len(max(names, key=len)) > NAME_BYTES_MAX:
+    too_long = len(path) > NAME_BYTES_MAX and len(max(names, key=len)) > NAME_BYTES_MAX
+    if too_long or not NAMES_NEVER.isdisjoint(names):
         refuse(
             f"the path {show(path[:400])} has a name that is empty, '.', '..' or longer than {NAME_BYTES_MAX} bytes"
         )
@@ -168,9 +172,12 @@ def _check_extents(extents: object, size: int) -> None:
         chunk, length = row(extent, "an extent", 2)
         if chunk is None:
             total += whole(length, "a hole", low=1)
-        else:
+            continue
+        if type(chunk) is not bytes or len(chunk) != ID_BYTES:
             octets(chunk, "a chunk id", low=ID_BYTES, high=ID_BYTES)
-            total += whole(length, "a chunk's length", low=1, high=CHUNK_BYTES_MAX)
+        if type(length) is not int or not 0 < length <= CHUNK_BYTES_MAX:
+            whole(length, "a chunk's length", low=1, high=CHUNK_BYTES_MAX)
+        total += length
     if total != size:
         refuse(f"its extents make {total} bytes, its size is {size}")
 
@@ -215,9 +222,9 @@ class TreeRules:
         if order <= self._last:
             refuse(f"{show(path)} is out of order or there twice")
         self._last = order
-        parent = path.rpartition(b"/")[0]
-        while self._folders and self._folders[-1] != parent:
-            self._folders.pop()
+        parent, folders = path.rpartition(b"/")[0], self._folders
+        while folders and folders[-1] != parent:
+            folders.pop()
         if not self._folders:
             refuse(f"{show(path)} lies in something that is not a folder of this snapshot")
         if kind is Kind.FOLDER:

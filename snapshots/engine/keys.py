@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from blake3 import blake3
 
+from snapshots.engine.cipher import Cipher
 from snapshots.engine.errors import EngineError
 
 ID_BYTES = 32
@@ -74,11 +75,12 @@ class OwnerKey:
     _root: bytes = field(init=False, repr=False)
     _content: bytes = field(init=False, repr=False)
     _index: bytes = field(init=False, repr=False)
+    _encrypt: bytes = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.secret) != OWNER_KEY_BYTES:
             raise KeyRefused(f"an owner key is {OWNER_KEY_BYTES} bytes, not {len(self.secret)}")
-        for purpose in ("chunk", "segment", "plain", "root", "content", "index"):
+        for purpose in ("chunk", "segment", "plain", "root", "content", "index", "encrypt"):
             derived = blake3(b"dormouse snapshot 1 " + purpose.encode(), key=self.secret).digest()
             object.__setattr__(self, f"_{purpose}", derived)
 
@@ -96,6 +98,10 @@ class OwnerKey:
 
     def index_seal(self, body: bytes) -> bytes:
         return blake3(body, key=self._index).digest()
+
+    @property
+    def cipher(self) -> Cipher:
+        return Cipher(self._encrypt)
 
     def content_hasher(self) -> blake3:
         return blake3(key=self._content)

@@ -41,6 +41,7 @@ class Snapshot(NamedTuple):
     entries: Sequence[EncodedEntry]
     packs: Sequence[PackRecord]
     same_files: bool = False
+    encrypted: bool = False
 
 
 class Written(NamedTuple):
@@ -68,7 +69,7 @@ def write_manifest(snapshot: Snapshot, *, owner_key: OwnerKey, uploader: Uploade
         hasher.update(raw)
         if len(raw) > SEGMENT_RAW_MAX:
             refuse(f"{show(first_path)} has too many chunks for one entry")
-        columns = _send(KIND_ENTRIES, raw, reused, snapshot.owner_id, owner_key, uploader)
+        columns = _send(KIND_ENTRIES, raw, reused, snapshot, owner_key, uploader)
         entry_segments.append(EntrySegment(*columns, count, first_path))
     if snapshot.parent is not None and snapshot.same_files:
         pack_segments = list(snapshot.parent.root.packs)
@@ -78,7 +79,7 @@ def write_manifest(snapshot: Snapshot, *, owner_key: OwnerKey, uploader: Uploade
     pack_segments = [segment for segment, _ in kept]
     for records in _cut_packs(loose):
         raw = b"".join(record.encode() for record in records)
-        columns = _send(KIND_PACKS, raw, reused, snapshot.owner_id, owner_key, uploader)
+        columns = _send(KIND_PACKS, raw, reused, snapshot, owner_key, uploader)
         pack_segments.append(PackSegment(*columns, len(records), sum(record.chunks for record in records)))
     counted = totals.result([record for _, records in kept for record in records] + loose)
     return _finish(snapshot, entry_segments, pack_segments, counted, hasher.digest(), owner_key, uploader)
@@ -105,7 +106,7 @@ def _finish(
         totals=totals,
         content_id=content_id,
     )
-    stored = encode_root(root.encode(), owner_key)
+    stored = encode_root(root.encode(), owner_key, encrypted=snapshot.encrypted)
     key = root_key(snapshot.owner_id, snapshot.snapshot_id)
     plan = ObjectPlan(key, len(stored), hashlib.sha256(stored).hexdigest())
     return Written(root, plan, uploader.put_last(plan, stored))
@@ -128,7 +129,7 @@ def _send(
     kind: int,
     raw: bytes,
     reused: dict[bytes, Columns],
-    owner_id: str,
+    snapshot: Snapshot,
     owner_key: OwnerKey,
     uploader: Uploader,
 ) -> Columns:
@@ -136,9 +137,11 @@ def _send(
     plain_id = owner_key.plain_id(bytes([kind]) + raw)
     if plain_id in reused:
         return reused[plain_id]
-    stored = encode_segment(kind, raw)
+    stored = encode_segment(kind, raw, owner_key.cipher if snapshot.encrypted else None)
     segment_id = owner_key.segment_id(stored)
-    plan = ObjectPlan(segment_key(owner_id, segment_id), len(stored), hashlib.sha256(stored).hexdigest())
+    plan = ObjectPlan(
+        segment_key(snapshot.owner_id, segment_id), len(stored), hashlib.sha256(stored).hexdigest()
+    )
     uploader.put(plan, stored)
     reused[plain_id] = (segment_id, plain_id, len(stored), len(raw))
     return reused[plain_id]

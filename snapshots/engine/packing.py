@@ -11,11 +11,12 @@ import threading
 from enum import Enum
 from functools import cached_property
 
+from snapshots.engine.cipher import Cipher
 from snapshots.engine.codecs import Base, Encoded, Raw, encode, encode_delta, zstd
 from snapshots.engine.index import ChunkIndex
 from snapshots.engine.keys import PACK_ID_BYTES, pack_key
 from snapshots.engine.manifest import Manifest
-from snapshots.engine.pack import PackBuilder, PackRecord
+from snapshots.engine.pack import PackBuilder, PackRecord, make_block
 from snapshots.engine.remote.base import ObjectPlan
 from snapshots.engine.upload import Uploader
 
@@ -30,12 +31,19 @@ class Packer:
     """Safe to use from many threads: encoding and hashing happen in the caller's, only the placing is locked."""
 
     def __init__(
-        self, uploader: Uploader, *, owner_id: str, parent: Manifest | None, pack_bytes: int
+        self,
+        uploader: Uploader,
+        *,
+        owner_id: str,
+        parent: Manifest | None,
+        pack_bytes: int,
+        cipher: Cipher | None,
     ) -> None:
         self._uploader = uploader
         self._owner_id = owner_id
         self._parent = parent
         self._pack_bytes = pack_bytes
+        self._cipher = cipher
         self._lock = threading.Lock()
         self._claimed: set[bytes] = set()
         self._open: dict[Sort, PackBuilder] = {}
@@ -73,11 +81,12 @@ class Packer:
         return self._records
 
     def _add(self, sort: Sort, encoded: Encoded, chunks: list[tuple[bytes, int]]) -> None:
+        block = make_block(encoded, chunks, self._cipher)
         with self._lock:
             builder = self._open.get(sort)
             if builder is None:
                 builder = self._open[sort] = PackBuilder(secrets.token_bytes(PACK_ID_BYTES))
-            builder.add(encoded, chunks)
+            builder.add(block)
             if builder.length < self._pack_bytes:
                 return
             del self._open[sort]

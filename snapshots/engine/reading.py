@@ -21,7 +21,7 @@ from snapshots.engine.parallel import TaskPool
 from snapshots.engine.progress import Control
 from snapshots.engine.scan import GONE, Node, why_unreadable
 from snapshots.engine.siblings import Sibling, Siblings
-from snapshots.engine.statindex import COARSE_TICK_NS, FINE_TICK_NS, Identity
+from snapshots.engine.statindex import COARSE_TICK_NS, FINE_TICK_NS, Identity, identity_of
 from snapshots.engine.xattrs import read_xattrs
 
 
@@ -34,7 +34,7 @@ class Reading(NamedTuple):
 
     @property
     def identity(self) -> Identity:
-        return Identity.of(self.facts)
+        return identity_of(self.facts)
 
 
 class _Changed(Exception):
@@ -211,10 +211,10 @@ class Reader:
             if not stat.S_ISREG(facts.st_mode):
                 self.vanished.append(path)
                 raise _Gone
-            if like is not None and Identity.of(facts) != like:
+            if like is not None and identity_of(facts) != like:
                 raise _Changed
             yield fd, facts
-            if Identity.of(os.fstat(fd)) != Identity.of(facts):
+            if identity_of(os.fstat(fd)) != identity_of(facts):
                 raise _Changed
         except OSError as error:
             self._control.check()  # an upload that failed meanwhile may also be an OSError: that is not this file's fault

@@ -91,9 +91,13 @@ def restore(
             control.phase("finish", files_total=len(entries))
             looked_at_ns = clock_ns()
             found = _finish(writer, entries, control)
-            as_found = [(writer.as_found(entry, facts), facts) for entry, facts in found]
+            raws = [entry.encode() for entry, _ in found]
+            as_found = (
+                (writer.as_found(entry, raw, facts), facts)
+                for (entry, facts), raw in zip(found, raws, strict=True)
+            )
             rows = list(rows_of(as_found, looked_at_ns=looked_at_ns, mapped=False, root_fd=staging.fd))
-        restored_id = content_id(root.top, (entry for entry, _ in found), manifest.owner_key)
+        restored_id = content_id(root.top, raws, manifest.owner_key)
         if restored_id != root.content_id:
             raise ManifestRefused("the entries do not make the content id that the root names")
         control.check()
@@ -145,13 +149,12 @@ def _finish(
     for number, entry in enumerate(entries):
         if number % CHECK_EVERY == 0:
             control.check()
+            control.done(files=min(CHECK_EVERY, len(entries) - number))
         if entry.kind is not Kind.FOLDER:
             looks[entry.path] = writer.check(entry)
-            control.done(files=1)
     for entry in reversed(entries):
         if entry.kind is Kind.FOLDER:
             looks[entry.path] = writer.finish_folder(entry)
-            control.done(files=1)
     return [(entry, looks[entry.path]) for entry in entries]
 
 

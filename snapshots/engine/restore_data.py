@@ -47,7 +47,7 @@ class FileData:
         self._owner_id = owner_id
         self._control = control
         self._effort = effort
-        self._budget = ByteBudget(effort.memory_bytes, control)
+        self._budget = ByteBudget(effort.fetch_bytes, control)
         self._fetched_bases = Bases(index, owner_key, owner_id, self._get)
         self._places: defaultdict[bytes, list[tuple[Entry, int]]] = defaultdict(list)
         self._large: list[Entry] = []
@@ -141,14 +141,14 @@ class FileData:
         return data
 
     def _place(self, key: str, block: BlockRecord, span: memoryview) -> None:
-        wanted = frozenset(chunk.chunk_id for chunk in block.chunks() if chunk.chunk_id in self._places)
         try:
-            chunks = list(open_block(block, span, self._key, wanted=wanted, base=self._base))
+            chunks = list(open_block(block, span, self._key, wanted=self._places, base=self._base))
         except DataDamaged:
             log.warning("%s: the block at %d came damaged; asking once more", key, block.offset)
             again = memoryview(self._get(key, block.offset, block.span))
             try:
-                chunks = list(open_block(block, again, self._key, wanted=wanted, base=self._fetched_bases))
+                bases = self._fetched_bases
+                chunks = list(open_block(block, again, self._key, wanted=self._places, base=bases))
             except DataDamaged as error:
                 raise DataDamaged(f"{key}, block at {block.offset}: {error}") from None
         files = size = 0

@@ -43,7 +43,7 @@ class TreeWriter:
 
     def make_file(self, entry: Entry, data: memoryview) -> None:
         """A file that is one chunk, or empty, with its metadata."""
-        fd = self._root.open(entry.path, _NEW)
+        fd = self._root.open(entry.path, _NEW, entry.mode & 0o777)
         try:
             _write(fd, 0, data)
             self._finish(fd, entry)
@@ -144,17 +144,20 @@ class TreeWriter:
         self._compare(entry, facts)
         return facts
 
-    def as_found(self, entry: Entry, facts: os.stat_result | None) -> EncodedEntry:
-        """The entry as a take would find it now: with the owner, mode and time that this file system and our rights allowed."""
-        if facts is None:
-            return EncodedEntry.of(entry)
-        mode, mtime_ns, xattrs = stat.S_IMODE(facts.st_mode), facts.st_mtime_ns, entry.xattrs
-        if xattrs and entry.path in self._without_xattrs:
-            xattrs = ()
-        found = entry._replace(
-            mode=mode, mtime_ns=mtime_ns, uid=facts.st_uid, gid=facts.st_gid, xattrs=xattrs
-        )
-        return EncodedEntry.of(found)
+    def as_found(self, entry: Entry, raw: bytes, facts: os.stat_result | None) -> EncodedEntry:
+        """The entry as a take would find it now: with the owner, mode and time that this file system and our rights allowed.
+
+        raw: the entry's own encoding.
+        """
+        if facts is not None:
+            mode, mtime_ns = stat.S_IMODE(facts.st_mode), facts.st_mtime_ns
+            found = (mode, mtime_ns, facts.st_uid, facts.st_gid)
+            lost = bool(entry.xattrs) and entry.path in self._without_xattrs
+            if lost or found != (entry.mode, entry.mtime_ns, entry.uid, entry.gid):
+                xattrs = () if lost else entry.xattrs
+                now = Entry(entry.path, entry.kind, *found, xattrs, *entry[7:])
+                return EncodedEntry.of(now)
+        return EncodedEntry(entry.path, raw, entry.kind, entry.size)
 
     def warnings(self) -> list[str]:
         found = [
@@ -174,9 +177,12 @@ class TreeWriter:
                 self._without_xattrs.add(entry.path)
                 self._lost(_WHERE_XATTR, entry)
         facts = os.fstat(fd)
+        mode = self._mode(entry)
         if (facts.st_uid, facts.st_gid) != (entry.uid, entry.gid):
             self._give(entry, lambda: os.fchown(fd, entry.uid, entry.gid))
-        os.fchmod(fd, self._mode(entry))
+            os.fchmod(fd, mode)
+        elif stat.S_IMODE(facts.st_mode) != mode:
+            os.fchmod(fd, mode)
         os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
 
     def _give(self, entry: Entry, chown: Callable[[], None]) -> None:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from snapshots.engine.beneath import FOLDER_FLAGS, Beneath
 from snapshots.engine.entry import DEVICES, EncodedEntry, Entry, Kind, decode_entry, parse_entry
 from snapshots.engine.errors import FileChanging, FileUnreadable, show
+from snapshots.engine.ignore import LeftOut, rules_of
 from snapshots.engine.keys import OwnerKey
 from snapshots.engine.limits import Effort
 from snapshots.engine.packing import Packer
@@ -17,7 +18,7 @@ from snapshots.engine.progress import Control
 from snapshots.engine.reading import Reader, Reading
 from snapshots.engine.scan import Node, Tree, changed_folder, entry_of, scan, why_unreadable
 from snapshots.engine.siblings import Siblings
-from snapshots.engine.statindex import Identity, StatIndex
+from snapshots.engine.statindex import StatIndex, identity_of
 
 WARNINGS_MAX = 100
 Inode = tuple[int, int]
@@ -35,6 +36,7 @@ class TreeRead(NamedTuple):
     warnings: list[str]
     looked_at_ns: int
     known_files: int | None
+    left_out: list[LeftOut]
 
 
 def read_tree(
@@ -46,6 +48,7 @@ def read_tree(
     effort: Effort,
     clock_ns: Callable[[], int],
     index: StatIndex | None = None,
+    ignore: Iterable[bytes] | None = None,
 ) -> TreeRead:
     """Every file's bytes into the packer, but for those that the index proves to be unchanged. Raises FileChanging, FileUnreadable, SnapshotRefused, each naming the culprit."""
     readings: dict[bytes, Reading] = {}
@@ -59,7 +62,8 @@ def read_tree(
             with Beneath(root_fd) as root, TaskPool(effort.workers, control) as pool:
                 control.phase("scan")
                 looked_at_ns = clock_ns()
-                tree = scan(root, control, index)
+                rules = None if ignore is None else rules_of(root, ignore)
+                tree = scan(root, control, index, rules)
                 firsts = _first_names(tree)
                 reader = Reader(
                     root,
@@ -91,6 +95,7 @@ def read_tree(
                     _warnings(tree, vanished),
                     looked_at_ns,
                     known_files if known_files == len(firsts) else None,
+                    tree.left_out,
                 )
             control.pause(effort.retry_pause_s)
     finally:
@@ -131,7 +136,8 @@ def _first_names(tree: Tree) -> dict[Inode, Node]:
     firsts: dict[Inode, Node] = {}
     for node in tree.nodes:
         if node.kind is Kind.FILE:
-            firsts.setdefault(node.inode, node)
+            facts = node.facts
+            firsts.setdefault((facts.st_dev, facts.st_ino), node)
     return firsts
 
 
@@ -139,7 +145,7 @@ def _is_read(node: Node, readings: dict[bytes, Reading]) -> bool:
     if node.seen is not None:
         return True
     reading = readings.get(node.path)
-    return reading is not None and reading.identity == Identity.of(node.facts)
+    return reading is not None and reading.identity == identity_of(node.facts)
 
 
 def _moved(firsts: Iterable[Node], index: StatIndex) -> dict[bytes, Reading]:
@@ -157,15 +163,18 @@ def _entries(
 ) -> list[tuple[EncodedEntry, os.stat_result]]:
     """In path order. Metadata of files are those that were true while the bytes were read."""
     found: list[tuple[EncodedEntry, os.stat_result]] = []
-    links: dict[Inode, bytes] = {inode: node.path for inode, node in firsts.items()}
+    links: dict[Inode, bytes] = {
+        inode: node.path for inode, node in firsts.items() if node.facts.st_nlink > 1
+    }
     for node in tree.nodes:
-        path, kind, facts = node.path, node.kind, node.facts
+        path, kind, facts, _, _, seen = node
         first = path
         if facts.st_nlink > 1 and kind is not Kind.FOLDER:
             first = links.setdefault(node.inode, path)
-        if node.seen is not None and first == path:
-            size = facts.st_size if kind is Kind.FILE else 0
-            found.append((EncodedEntry(path, node.seen.raw, kind, size), facts))
+        if seen is not None and first == path:
+            found.append(
+                (EncodedEntry(path, seen[1], kind, facts.st_size if kind is Kind.FILE else 0), facts)
+            )
             continue
         entry = entry_of(node)
         if first != path:

@@ -34,14 +34,14 @@ class Siblings:
     def __init__(self, rows: Iterable[Seen]) -> None:
         self._alike: defaultdict[Likeness, list[Seen]] = defaultdict(list)
         for row in rows:
-            if row.identity.size > SOLID_FILE_MAX:
-                self._alike[_likeness(row.path, row.identity.size)].append(row)
+            if row.identity[2] > SOLID_FILE_MAX:
+                self._alike[_likeness(row.path, row.identity[2])].append(row)
 
     def of(self, path: bytes, size: int) -> list[Sibling]:
         """At most three, those whose whole path is alike first, then the youngest."""
         rows = [row for row in self._alike.get(_likeness(path, size), ()) if row.path != path]
         shape = _without_numbers(path)
-        rows.sort(key=lambda row: (_without_numbers(row.path) != shape, -row.identity.mtime_ns))
+        rows.sort(key=lambda row: (_without_numbers(row.path) != shape, -row.identity[3]))
         found = []
         for row in rows[:TRIED]:
             entry = decode_entry(row.raw)

@@ -35,18 +35,13 @@ NEVER = -(2**62)
 """The ctime of a row that is not believed; its file may still be an older sibling of a new one."""
 
 
-class Identity(NamedTuple):
-    """What tells a file's content apart without reading it. Two equal ones around a read prove the bytes (format 9.6)."""
+Identity = tuple[int, int, int, int, int]
+"""(device, inode, size, mtime_ns, ctime_ns): what tells a file's content apart without reading it. Two equal ones around a read prove
+the bytes (format 9.6). A plain tuple: there is one for every name in the tree, at every look."""
 
-    device: int
-    inode: int
-    size: int
-    mtime_ns: int
-    ctime_ns: int
 
-    @classmethod
-    def of(cls, facts: os.stat_result) -> Identity:
-        return cls(facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+def identity_of(facts: os.stat_result) -> Identity:
+    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
 
 
 class Seen(NamedTuple):
@@ -71,13 +66,13 @@ class StatIndex:
     def row(self, path: bytes, facts: os.stat_result) -> Seen | None:
         """The row of this very name, if nothing about it has changed."""
         row = self._rows.get(path)
-        return row if row is not None and row.identity == Identity.of(facts) else None
+        return row if row is not None and row[2] == identity_of(facts) else None
 
     def moved(self, facts: os.stat_result) -> Seen | None:
         """The row of an unchanged file that had another name: a folder above it was renamed."""
         if self._moved is None:
             self._moved = {row.identity: row for row in self._rows.values()}
-        return self._moved.get(Identity.of(facts))
+        return self._moved.get(identity_of(facts))
 
     def rows(self) -> Iterable[Seen]:
         return self._rows.values()
@@ -96,7 +91,7 @@ def load(path: Path, *, root_sha256: str, owner_key: OwnerKey) -> StatIndex | No
     found, rows = msgpack.unpackb(memoryview(body)[len(MAGIC) :], use_list=False)
     if found != root_sha256:
         return None
-    return StatIndex(found, [Seen(path, raw, Identity(*identity)) for path, raw, identity in rows])
+    return StatIndex(found, [Seen(path, raw, identity) for path, raw, identity in rows])
 
 
 def save(path: Path, *, root_sha256: str, rows: Iterable[Seen], owner_key: OwnerKey) -> None:
@@ -131,9 +126,9 @@ def rows_of(
             continue
         tick_ns = FINE_TICK_NS if facts.st_ctime_ns % 1_000_000_000 else COARSE_TICK_NS
         wait_ns = max(tick_ns, slack_ns) if entry.kind is Kind.FILE else tick_ns
-        identity = Identity.of(facts)
+        identity = identity_of(facts)
         if not shows or looked_at_ns - facts.st_ctime_ns < wait_ns:
-            identity = identity._replace(ctime_ns=NEVER)
+            identity = (*identity[:4], NEVER)
         yield Seen(entry.path, entry.raw, identity)
 
 

@@ -34,6 +34,6 @@ class Dormouse(Tool):
         return self._engine("restore", target)
 
     def _engine(self, verb: str, tree: Path, *flags: str) -> Run:
-        module = "benchmarks.snapshots.tools.dormouse_run"
+        module = "benchmarks.snapshots.dormouse_run"
         ran = self._run([sys.executable, "-m", module, verb, str(tree), str(self.home), *flags])
         return ran._replace(output=json.dumps(json.loads(ran.output.strip().split("\n")[-1])))

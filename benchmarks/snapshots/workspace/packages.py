@@ -22,7 +22,7 @@ SITE = "venv/lib/python3.11/site-packages"
 
 
 def copy_packages(root: Path, cache: Path) -> None:
-    """Exactly the pins, installed once into the cache. Without torch's CUDA packages, and without clock times in .pyc files."""
+    """Exactly the pins, installed once into the cache. Without torch's CUDA libraries, as its CPU build, and without .pyc files, which hold clock times."""
     shutil.copytree(_installed(cache, PINS), root / SITE, symlinks=True)
     write(
         root / "venv/pyvenv.cfg",
@@ -40,7 +40,7 @@ def real_weights(cache: Path) -> bytes:
 
 
 def _installed(cache: Path, pins: tuple[str, ...]) -> Path:
-    name = hashlib.sha256("\n".join((*pins, sys.version[:4])).encode()).hexdigest()[:12]
+    name = hashlib.sha256("\n".join((*pins, sys.version[:4], "cpu")).encode()).hexdigest()[:12]
     final, partial = cache / f"site-{name}", cache / f"site-{name}.partial"
     if final.is_dir():
         return final
@@ -56,5 +56,7 @@ def _installed(cache: Path, pins: tuple[str, ...]) -> Path:
     )
     for folder in list(partial.rglob("__pycache__")):
         shutil.rmtree(folder)
+    for library in list(partial.rglob("lib*cuda*.so")):
+        library.unlink()  # half a gigabyte that its makers have compressed: the same for every tool, and no measure of any
     partial.rename(final)
     return final

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 from snapshots.engine.codecs import zstd
 from snapshots.engine.errors import DataDamaged
-from snapshots.engine.keys import ID_BYTES
 from snapshots.engine.limits import KIB
 
 Raw = bytes | bytearray | memoryview
@@ -49,7 +48,7 @@ class Base(NamedTuple):
     raw: Raw
 
 
-def encode(raw: Raw, *, level: int = zstd.FAST) -> Encoded:
+def encode(raw: Raw, *, level: str = zstd.FAST) -> Encoded:
     """What suits these bytes: raw, zstd or byte planes. `raw` must not change while the result is in use."""
     if len(raw) < PROBED_FROM_BYTES:
         return _smaller(Codec.ZSTD, zstd.compress(raw, level=level), raw)
@@ -58,11 +57,11 @@ def encode(raw: Raw, *, level: int = zstd.FAST) -> Encoded:
     return _smaller(*choice.encode(raw, level=level), raw)
 
 
-def encode_delta(raw: Raw, base: Base, *, level: int = zstd.FAST) -> Encoded:
+def encode_delta(raw: Raw, base: Base, *, level: str = zstd.FAST) -> Encoded:
     """As a delta against `base` where that pays, else as encode()."""
     from snapshots.engine.codecs import choice
 
-    payload = choice.encode_delta(raw, base.raw, base.chunk_id)
+    payload = choice.encode_delta(raw, base.raw)
     if len(payload) < len(raw) * DELTA_WORTH_IT / 2:
         return Encoded(Codec.DELTA, payload, base.chunk_id)
     plain = encode(raw, level=level)
@@ -90,13 +89,6 @@ def decode(codec: int, payload: memoryview, raw_length: int, *, base: Raw | None
     if base is None:
         raise DataDamaged("a delta cannot be decoded without its base")
     return delta.decode(payload, raw_length, memoryview(base))
-
-
-def base_of(payload: bytes | memoryview) -> bytes:
-    """The id of the chunk that a delta changes: the first thing in its payload. Raises DataDamaged."""
-    if len(payload) <= ID_BYTES:
-        raise DataDamaged("a delta is shorter than the id of its base")
-    return bytes(payload[:ID_BYTES])
 
 
 def _smaller(codec: Codec, packed: Raw, raw: Raw) -> Encoded:

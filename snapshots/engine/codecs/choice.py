@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _DELTA_WIDTH = {Guess.FLOATS16: 2, Guess.FLOATS32: 4}
 
 
-def encode(raw: Raw, *, level: int) -> tuple[Codec, Raw]:
+def encode(raw: Raw, *, level: str) -> tuple[Codec, Raw]:
     array = np.frombuffer(raw, np.uint8)
     seen = probe(array)
     if seen.guess is Guess.NOISE:
@@ -27,7 +27,7 @@ def encode(raw: Raw, *, level: int) -> tuple[Codec, Raw]:
     return Codec.ZSTD, zstd.compress(raw, level=level)
 
 
-def encode_delta(raw: Raw, base: Raw, base_id: bytes) -> bytes:
+def encode_delta(raw: Raw, base: Raw) -> bytes:
     array = np.frombuffer(raw, np.uint8)
     width = _DELTA_WIDTH.get(probe(array).guess, 1)
-    return delta.encode(array, np.frombuffer(base, np.uint8), base_id, width=width)
+    return delta.encode(array, np.frombuffer(base, np.uint8), width=width)

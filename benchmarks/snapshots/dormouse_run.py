@@ -1,4 +1,4 @@
-"""One take or restore by this engine: python -m benchmarks.snapshots.tools.dormouse_run take|restore TREE HOME."""
+"""One take or restore by this engine: python -m benchmarks.snapshots.dormouse_run take|restore TREE HOME."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ def _take(options: argparse.Namespace, remote: StoreRemote) -> dict[str, object]
         snapshot_id=f"s_{number + 1}",
         parent=parent,
         stat_index=options.home / "stat-index",
+        encrypt=options.encrypt,
     )
     latest.write_text(str(number + 1))
     return {"stored_bytes": taken.stored_bytes, "entries": taken.entries, "seconds": taken.seconds}
