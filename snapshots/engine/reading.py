@@ -24,6 +24,8 @@ from snapshots.engine.siblings import Sibling, Siblings
 from snapshots.engine.statindex import COARSE_TICK_NS, FINE_TICK_NS, Identity, identity_of
 from snapshots.engine.xattrs import read_xattrs
 
+CHECK_EVERY = 64
+
 
 class Reading(NamedTuple):
     """A file as it was read: what fstat said before and after, and where its bytes went."""
@@ -88,8 +90,10 @@ class Reader:
     def _group(self, paths: list[bytes]) -> None:
         parts: list[bytes] = []
         chunks: list[tuple[bytes, int]] = []
-        for path in paths:
-            self._control.check()
+        files = size = 0
+        for number, path in enumerate(paths):
+            if number % CHECK_EVERY == 0:
+                self._control.check()
             found = self._small(path)
             if found is None:
                 continue
@@ -101,8 +105,9 @@ class Reader:
                 if self._packer.claim(chunk_id):
                     parts.append(data)
                     chunks.append((chunk_id, len(data)))
-            self._keep(path, Reading(facts, xattrs, extents))
-            self._control.done(bytes_=len(data))
+            self.readings[path] = Reading(facts, xattrs, extents)
+            files, size = files + 1, size + len(data)
+        self._control.done(files=files, bytes_=size)
         if parts:
             self._packer.add_small(b"".join(parts), chunks)
 
@@ -110,19 +115,34 @@ class Reader:
         """A whole file, or None if it is gone or no longer small (it is then read another way)."""
         for attempt in range(1, self._effort.read_attempts + 1):
             try:
-                with self._opened(path) as (fd, facts):
-                    if facts.st_size > SOLID_FILE_MAX:
-                        self._pool.submit(self._big, path, attempt)
-                        return None
-                    data = _read(fd, 0, facts.st_size + 1)
-                    if len(data) == facts.st_size:
-                        return facts, read_xattrs(fd), data
-                    raise _Changed
+                return self._small_once(path, attempt)
             except _Gone:
                 return None
             except _Changed:
                 self._before_retry(path, attempt)
         return None
+
+    def _small_once(self, path: bytes, attempt: int) -> tuple[os.stat_result, Xattrs, bytes] | None:
+        """What _opened does for large files, in one piece: there are tens of thousands of small ones."""
+        fd = self._open(path)
+        try:
+            facts = self._settled(fd)
+            size = facts.st_size
+            if not stat.S_ISREG(facts.st_mode):
+                self.vanished.append(path)
+                raise _Gone
+            if size > SOLID_FILE_MAX:
+                self._pool.submit(self._big, path, attempt)
+                return None
+            data = _read(fd, 0, size + 1)
+            xattrs = read_xattrs(fd)
+            if len(data) != size or identity_of(os.fstat(fd)) != identity_of(facts):
+                raise _Changed
+            return facts, xattrs, data
+        except OSError as error:
+            raise FileUnreadable(path, why_unreadable(error)) from error
+        finally:
+            os.close(fd)
 
     # -- big files --------------------------------------------------------------------------------
 
@@ -198,14 +218,7 @@ class Reader:
     @contextlib.contextmanager
     def _opened(self, path: bytes, *, like: Identity | None = None) -> Iterator[tuple[int, os.stat_result]]:
         """The file, open, and what fstat says. Raises _Gone, _Changed (also at the end of the block), FileUnreadable."""
-        try:
-            # A fifo that took the file's place must not make us wait for its writer.
-            fd = self._root.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        except OSError as error:
-            if error.errno in GONE:
-                self.vanished.append(path)
-                raise _Gone from None
-            raise FileUnreadable(path, why_unreadable(error)) from error
+        fd = self._open(path)
         try:
             facts = self._settled(fd)
             if not stat.S_ISREG(facts.st_mode):
@@ -221,6 +234,16 @@ class Reader:
             raise FileUnreadable(path, why_unreadable(error)) from error
         finally:
             os.close(fd)
+
+    def _open(self, path: bytes) -> int:
+        try:
+            # A fifo that took the file's place must not make us wait for its writer.
+            return self._root.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno in GONE:
+                self.vanished.append(path)
+                raise _Gone from None
+            raise FileUnreadable(path, why_unreadable(error)) from error
 
     def _settled(self, fd: int) -> os.stat_result:
         """fstat, once the file's ctime is old enough that any later change must give it another one."""
