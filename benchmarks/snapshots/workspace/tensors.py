@@ -29,7 +29,7 @@ class Layer(NamedTuple):
 
 
 def decoder_layers(values: int, width: int) -> list[Layer]:
-    """The matrices of a small language model with about that many values."""
+    """The matrices of a small transformer decoder with about that many values."""
     found = [Layer("model.embed_tokens.weight", max(1024, int(values * 0.12 / width)), width, 0.015)]
     inner = width * 8 // 3
     count = max(1, round(values * 0.88 / (4 * width * width + 3 * width * inner)))
