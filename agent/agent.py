@@ -254,7 +254,10 @@ def _works(jobs: JobKeeper, client: Client, options: Options) -> Callable[[str],
 
         if kind == "snapshot":
             return SnapshotWork(
-                client=client, workspace=options.workspace, backoff_cap_s=options.backoff_cap_s
+                client=client,
+                workspace=options.workspace,
+                state_dir=options.state_dir,
+                backoff_cap_s=options.backoff_cap_s,
             )
         return RestoreWork(
             client=client,

@@ -25,14 +25,19 @@ from snapshots.engine.take import Taken, take
 log = logging.getLogger("agent.snapshotting")
 
 RESTORED_FILE = "restored.json"
+STAT_INDEX_FILE = "stat-index"
+"""What the last take or restore saw of every file, so that the next take reads only what has changed."""
 
 
 class SnapshotWork:
     """kind snapshot: the workspace into the store."""
 
-    def __init__(self, *, client: Client, workspace: Path | None, backoff_cap_s: float) -> None:
+    def __init__(
+        self, *, client: Client, workspace: Path | None, state_dir: Path, backoff_cap_s: float
+    ) -> None:
         self._client = client
         self._workspace = workspace
+        self._stat_index = state_dir / STAT_INDEX_FILE
         self._backoff_cap_s = backoff_cap_s
 
     def is_under_way(self, _dispatch_id: str) -> bool:
@@ -73,6 +78,7 @@ class SnapshotWork:
                 owner_id=terms.owner_id,
                 snapshot_id=terms.snapshot_id,
                 parent=_parent(remote, terms, owner_key),
+                stat_index=self._stat_index,
                 writer="dormouse agent",
                 progress=teller.tell,
                 cancelled=lambda: hold.halt is not None,
@@ -131,6 +137,7 @@ class RestoreWork:
         self._client = client
         self._workspace = workspace
         self._note = state_dir / RESTORED_FILE
+        self._stat_index = state_dir / STAT_INDEX_FILE
         self._backoff_cap_s = backoff_cap_s
 
     def is_under_way(self, _dispatch_id: str) -> bool:
@@ -196,6 +203,7 @@ class RestoreWork:
                 owner_key=terms.owner_key_bytes(),
                 root_key=terms.root_key,
                 expected_content_id=terms.content_id,
+                stat_index=self._stat_index,
                 progress=teller.tell,
                 cancelled=lambda: hold.halt is not None,
             )

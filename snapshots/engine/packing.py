@@ -51,7 +51,7 @@ class Packer:
 
     @cached_property
     def known(self) -> ChunkIndex | None:
-        """What the parent's packs hold. Fetched by the first that asks: where nothing changed, nobody does."""
+        """What the parent's packs hold. Fetched when it is first asked for: where nothing changed, nobody does."""
         return None if self._parent is None else self._parent.index
 
     def claim(self, chunk_id: bytes) -> bool:

@@ -102,18 +102,16 @@ def restore(
             raise ManifestRefused("the entries do not make the content id that the root names")
         control.check()
         staging.publish(lambda fd: writer.finish_open_folder(fd, root.top))
-        if stat_index is not None:
-            # Renaming moves the ctime of what is renamed: the top folder itself, or all that lies directly in a mount point.
-            kept = rows if not staging.is_inside else [row for row in rows if b"/" in row.path]
-            statindex.save(
-                stat_index, root_sha256=manifest.root_sha256, rows=kept, owner_key=manifest.owner_key
-            )
     except OSError as error:
         staging.abandon()
         raise RestoreFailed(_why(error, staging)) from error
     except BaseException:
         staging.abandon()
         raise
+    if stat_index is not None:
+        # Renaming moves the ctime of what is renamed: the top folder itself, or all that lies directly in a mount point.
+        kept = rows if not staging.is_inside else [row for row in rows if b"/" in row.path]
+        statindex.save(stat_index, root_sha256=manifest.root_sha256, rows=kept, owner_key=manifest.owner_key)
     control.finish()
     restored = Restored(
         entries=len(entries),

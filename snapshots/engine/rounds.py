@@ -81,6 +81,8 @@ def read_tree(
                 control.phase(
                     "read", bytes_total=sum(node.facts.st_size for node in todo), files_total=len(todo)
                 )
+                if todo:
+                    _ = packer.known  # fetched once, before many threads ask for it
                 reader.read(todo)
                 pool.join()
                 readings.update(reader.readings)
