@@ -49,7 +49,7 @@ class Effort:
 
     streams: int = 32
     memory_bytes: int = 384 * MIB
-    fetch_bytes: int = 256 * MIB
+    fetch_bytes: int = 192 * MIB
     pack_bytes: int = PACK_BYTES
     workers: int = min(8, os.cpu_count() or 2)
     read_attempts: int = 3
