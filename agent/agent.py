@@ -292,6 +292,7 @@ def _works(jobs: JobKeeper, client: Client, options: Options, saved: Saved) -> C
                 client=client,
                 workspace=options.workspace,
                 saved=saved,
+                state_dir=options.state_dir,
                 backoff_cap_s=options.backoff_cap_s,
             )
         return RestoreWork(

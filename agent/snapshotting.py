@@ -26,14 +26,19 @@ from snapshots.engine.take import Taken, take
 log = logging.getLogger("agent.snapshotting")
 
 RESTORED_FILE = "restored.json"
+STAT_INDEX_FILE = "stat-index"
+"""What the last take or restore saw of every file, so that the next take reads only what has changed."""
 
 
 class SnapshotWork:
     """kind snapshot: the workspace into the store."""
 
-    def __init__(self, *, client: Client, workspace: Path | None, saved: Saved, backoff_cap_s: float) -> None:
+    def __init__(
+        self, *, client: Client, workspace: Path | None, state_dir: Path, saved: Saved, backoff_cap_s: float
+    ) -> None:
         self._client = client
         self._workspace = workspace
+        self._stat_index = state_dir / STAT_INDEX_FILE
         self._saved = saved
         self._backoff_cap_s = backoff_cap_s
 
@@ -76,6 +81,7 @@ class SnapshotWork:
                 owner_id=terms.owner_id,
                 snapshot_id=terms.snapshot_id,
                 parent=_parent(remote, terms, owner_key),
+                stat_index=self._stat_index,
                 writer="dormouse agent",
                 progress=teller.tell,
                 cancelled=lambda: hold.halt is not None,
@@ -135,6 +141,7 @@ class RestoreWork:
         self._client = client
         self._workspace = workspace
         self._note = state_dir / RESTORED_FILE
+        self._stat_index = state_dir / STAT_INDEX_FILE
         self._backoff_cap_s = backoff_cap_s
 
     def is_under_way(self, _dispatch_id: str) -> bool:
@@ -200,6 +207,7 @@ class RestoreWork:
                 owner_key=terms.owner_key_bytes(),
                 root_key=terms.root_key,
                 expected_content_id=terms.content_id,
+                stat_index=self._stat_index,
                 progress=teller.tell,
                 cancelled=lambda: hold.halt is not None,
             )

@@ -32,6 +32,9 @@ class Beneath:
     def folder(self, path: bytes) -> int:
         """A descriptor of this folder, good until this thread's next call. Not the caller's to close."""
         kept = self._kept()
+        if path in kept:
+            kept.move_to_end(path)
+            return kept[path]
         missing, at = [], path
         while at and at not in kept:
             missing.append(at)

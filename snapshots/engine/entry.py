@@ -7,7 +7,7 @@ from enum import IntEnum
 from typing import Any, NamedTuple
 
 from snapshots.engine.errors import ManifestRefused, show
-from snapshots.engine.fields import octets, pack, refuse, row, rows, whole
+from snapshots.engine.fields import INT64_MAX, octets, pack, refuse, row, rows, unpack_one, whole
 from snapshots.engine.keys import ID_BYTES, OwnerKey
 from snapshots.engine.limits import (
     CHUNK_BYTES_MAX,
@@ -24,6 +24,7 @@ from snapshots.engine.limits import (
 
 UID_MAX = 2**32 - 2
 XATTR_NAMESPACE = b"user."
+NAMES_NEVER = frozenset({b"", b".", b".."})
 
 
 class Kind(IntEnum):
@@ -37,6 +38,8 @@ class Kind(IntEnum):
     BLOCK_DEVICE = 7
 
 
+KINDS = tuple(Kind)
+KIND_MAX = max(KINDS)
 DEVICES = frozenset({Kind.CHARACTER_DEVICE, Kind.BLOCK_DEVICE})
 Extent = tuple[bytes | None, int]
 """(chunk id, or None for a hole; length in bytes)"""
@@ -62,17 +65,35 @@ class Entry(NamedTuple):
         return pack(tuple(self))
 
 
+class EncodedEntry(NamedTuple):
+    """An entry as a segment holds it, and the columns that a manifest is cut and counted by."""
+
+    path: bytes
+    raw: bytes
+    kind: Kind
+    size: int
+
+    @classmethod
+    def of(cls, entry: Entry) -> EncodedEntry:
+        return cls(entry.path, entry.encode(), entry.kind, entry.size)
+
+
+def decode_entry(raw: bytes) -> Entry:
+    """Bytes that this program made itself, unchecked. What came from a store goes through parse_entry."""
+    columns = unpack_one(raw)
+    return Entry(columns[0], KINDS[columns[1]], *columns[2:])
+
+
 def path_order(path: bytes) -> bytes:
     """Sort key: a folder comes directly before everything inside it."""
     return path.replace(b"/", b"\0")
 
 
-def content_id(top: Entry, entries: Iterable[Entry], owner_key: OwnerKey) -> bytes:
-    """Format 8. entries: all but the top folder, in path order."""
+def content_id(top: Entry, raws: Iterable[bytes], owner_key: OwnerKey) -> bytes:
+    """Format 8. raws: the encodings of all entries but the top folder, in path order."""
     hasher = owner_key.content_hasher()
     hasher.update(top.encode())
-    for entry in entries:
-        hasher.update(entry.encode())
+    hasher.update(b"".join(raws))
     return hasher.digest()
 
 
@@ -103,12 +124,16 @@ def _parse_columns(
     target: Any,
     device: Any,
 ) -> Entry:
-    whole(kind, "kind", high=max(Kind))
-    whole(mode, "mode", high=0o7777)
-    whole(mtime_ns, "mtime", low=-(2**63))
-    whole(uid, "uid", high=UID_MAX)
-    whole(gid, "gid", high=UID_MAX)
-    whole(size, "size")
+    for name, value, low, high in (
+        ("kind", kind, 0, KIND_MAX),
+        ("mode", mode, 0, 0o7777),
+        ("mtime", mtime_ns, -(2**63), INT64_MAX),
+        ("uid", uid, 0, UID_MAX),
+        ("gid", gid, 0, UID_MAX),
+        ("size", size, 0, INT64_MAX),
+    ):
+        if type(value) is not int or not low <= value <= high:
+            whole(value, name, low=low, high=high)
     if xattrs != ():
         _check_xattrs(xattrs)
     if kind == Kind.FILE:
@@ -122,7 +147,7 @@ def _parse_columns(
         whole(minor, "minor number", high=2**32 - 1)
     elif device is not None:
         refuse("what is no device has a device number")
-    return Entry(path, Kind(kind), mode, mtime_ns, uid, gid, xattrs, size, extents, target, device)
+    return Entry(path, KINDS[kind], mode, mtime_ns, uid, gid, xattrs, size, extents, target, device)
 
 
 def check_path(path: bytes) -> None:
@@ -134,11 +159,11 @@ def check_path(path: bytes) -> None:
     names = path.split(b"/")
     if len(names) > PATH_NAMES_MAX:
         refuse(f"the path {show(path[:200])}… is nested deeper than {PATH_NAMES_MAX} folders")
-    for name in names:
-        if name in (b"", b".", b"..") or len(name) > NAME_BYTES_MAX:
-            refuse(
-                f"the path {show(path[:400])} has a name that is empty, '.', '..' or longer than {NAME_BYTES_MAX} bytes"
-            )
+    too_long = len(path) > NAME_BYTES_MAX and len(max(names, key=len)) > NAME_BYTES_MAX
+    if too_long or not NAMES_NEVER.isdisjoint(names):
+        refuse(
+            f"the path {show(path[:400])} has a name that is empty, '.', '..' or longer than {NAME_BYTES_MAX} bytes"
+        )
 
 
 def _check_extents(extents: object, size: int) -> None:
@@ -147,9 +172,12 @@ def _check_extents(extents: object, size: int) -> None:
         chunk, length = row(extent, "an extent", 2)
         if chunk is None:
             total += whole(length, "a hole", low=1)
-        else:
+            continue
+        if type(chunk) is not bytes or len(chunk) != ID_BYTES:
             octets(chunk, "a chunk id", low=ID_BYTES, high=ID_BYTES)
-            total += whole(length, "a chunk's length", low=1, high=CHUNK_BYTES_MAX)
+        if type(length) is not int or not 0 < length <= CHUNK_BYTES_MAX:
+            whole(length, "a chunk's length", low=1, high=CHUNK_BYTES_MAX)
+        total += length
     if total != size:
         refuse(f"its extents make {total} bytes, its size is {size}")
 
@@ -189,27 +217,29 @@ class TreeRules:
         self.logical_bytes = 0
 
     def admit(self, entry: Entry) -> None:
-        order = path_order(entry.path)
+        path, kind = entry.path, entry.kind
+        order = path_order(path)
         if order <= self._last:
-            refuse(f"{show(entry.path)} is out of order or there twice")
+            refuse(f"{show(path)} is out of order or there twice")
         self._last = order
-        parent = entry.path.rpartition(b"/")[0]
-        while self._folders and self._folders[-1] != parent:
-            self._folders.pop()
+        parent, folders = path.rpartition(b"/")[0], self._folders
+        while folders and folders[-1] != parent:
+            folders.pop()
         if not self._folders:
-            refuse(f"{show(entry.path)} lies in something that is not a folder of this snapshot")
-        if entry.kind == Kind.FOLDER:
-            self._folders.append(entry.path)
-        elif entry.kind == Kind.HARD_LINK:
+            refuse(f"{show(path)} lies in something that is not a folder of this snapshot")
+        if kind is Kind.FOLDER:
+            self._folders.append(path)
+        elif kind is Kind.HARD_LINK:
             if entry.target not in self._linkable:
                 refuse(
                     f"{show(entry.path)} is a hard link to {show(entry.target)}, which is no earlier file of this snapshot"
                 )
         else:
-            self._linkable.add(entry.path)
-        self._count(entry)
+            self._linkable.add(path)
+        self.count(entry)
 
-    def _count(self, entry: Entry) -> None:
+    def count(self, entry: Entry | EncodedEntry) -> None:
+        """The limits alone: all that a writer needs to ask about an entry whose columns and place it knows to be right."""
         self.entries += 1
         self.logical_bytes += entry.size
         if entry.size > self._limits.file_bytes:

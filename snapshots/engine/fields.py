@@ -53,6 +53,11 @@ def pack(value: object) -> bytes:
     return packed
 
 
+def unpack_one(raw: bytes) -> Any:
+    """The value in bytes that this program packed itself."""
+    return msgpack.unpackb(raw, use_list=False)
+
+
 def unpack_stream(raw: bytes) -> Iterator[object]:
     """Every value in a row of them. Arrays become tuples. Raises ManifestRefused."""
     # Without a limit of its own msgpack takes 100 MB; the raw length was checked against the format's before decoding.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from snapshots.engine.fields import refuse
 from snapshots.engine.pack import BlockRecord, PackRecord
 
 
@@ -48,3 +49,21 @@ class ChunkIndex:
 
     def block(self, place: Place) -> BlockRecord:
         return self.packs[place.pack].blocks[place.block]
+
+    def block_of(self, chunk_id: bytes) -> BlockRecord | None:
+        """The block that holds this chunk, None if no pack has it."""
+        found = self._chunks.get(chunk_id)
+        return None if found is None else self.block(self.blocks[found[0]])
+
+    def check_bases(self) -> None:
+        """Every delta's base is here, as long as the delta, and no delta itself. Raises ManifestRefused."""
+        for record in self.packs:
+            for block in record.blocks:
+                if not block.is_delta:
+                    continue
+                below = self.block_of(block.base_id)
+                if below is None or below.is_delta or self.length(block.base_id) != block.lengths[0]:
+                    refuse(
+                        f"a delta in pack {record.pack_id.hex()} builds on chunk {block.base_id.hex()[:16]}, "
+                        "which no pack has, or has with another length, or as a delta"
+                    )

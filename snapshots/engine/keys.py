@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from blake3 import blake3
 
+from snapshots.engine.cipher import Cipher
 from snapshots.engine.errors import EngineError
 
 ID_BYTES = 32
@@ -73,11 +74,13 @@ class OwnerKey:
     _plain: bytes = field(init=False, repr=False)
     _root: bytes = field(init=False, repr=False)
     _content: bytes = field(init=False, repr=False)
+    _index: bytes = field(init=False, repr=False)
+    _encrypt: bytes = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.secret) != OWNER_KEY_BYTES:
             raise KeyRefused(f"an owner key is {OWNER_KEY_BYTES} bytes, not {len(self.secret)}")
-        for purpose in ("chunk", "segment", "plain", "root", "content"):
+        for purpose in ("chunk", "segment", "plain", "root", "content", "index", "encrypt"):
             derived = blake3(b"dormouse snapshot 1 " + purpose.encode(), key=self.secret).digest()
             object.__setattr__(self, f"_{purpose}", derived)
 
@@ -92,6 +95,13 @@ class OwnerKey:
 
     def seal(self, root: bytes) -> bytes:
         return blake3(root, key=self._root).digest()
+
+    def index_seal(self, body: bytes) -> bytes:
+        return blake3(body, key=self._index).digest()
+
+    @property
+    def cipher(self) -> Cipher:
+        return Cipher(self._encrypt)
 
     def content_hasher(self) -> blake3:
         return blake3(key=self._content)

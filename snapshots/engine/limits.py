@@ -43,11 +43,13 @@ class Limits:
 class Effort:
     """How much of the machine an operation may use.
 
-    memory_bytes bounds the packs and ranges in flight; each worker adds one pack and one block of its own.
+    memory_bytes bounds the packs on their way to the store, fetch_bytes the ranges that a restore has fetched and not yet
+    written. Packs being filled (one of each sort) and a block or two for each worker come on top.
     """
 
     streams: int = 32
     memory_bytes: int = 384 * MIB
+    fetch_bytes: int = 192 * MIB
     pack_bytes: int = PACK_BYTES
     workers: int = min(8, os.cpu_count() or 2)
     read_attempts: int = 3

@@ -11,7 +11,7 @@ from typing import TypeVar
 from snapshots.engine.entry import Entry, TreeRules, parse_entry, path_order
 from snapshots.engine.errors import ManifestRefused
 from snapshots.engine.fields import refuse, unpack_stream
-from snapshots.engine.frame import KIND_ENTRIES, KIND_PACKS, decode_root, decode_segment
+from snapshots.engine.frame import KIND_ENTRIES, KIND_PACKS, decode_root, decode_segment, is_encrypted
 from snapshots.engine.index import ChunkIndex
 from snapshots.engine.keys import ObjectKind, OwnerKey, parse_key, segment_key
 from snapshots.engine.limits import DEFAULT_LIMITS, ROOT_STORED_MAX, Limits
@@ -29,10 +29,11 @@ class Manifest:
     """A root whose seal was checked. Segments are fetched, checked and decoded as they are asked for."""
 
     def __init__(
-        self, remote: Remote, root: Root, owner_key: OwnerKey, limits: Limits, *, root_sha256: str
+        self, remote: Remote, root: Root, owner_key: OwnerKey, limits: Limits, *, stored_root: bytes
     ) -> None:
         self.root = root
-        self.root_sha256 = root_sha256
+        self.root_sha256 = hashlib.sha256(stored_root).hexdigest()
+        self.is_encrypted = is_encrypted(stored_root)
         self.owner_key = owner_key
         self.remote = remote
         self._limits = limits
@@ -76,8 +77,10 @@ class Manifest:
 
     @cached_property
     def index(self) -> ChunkIndex:
-        """Where every chunk is. Holds about 200 bytes a chunk."""
-        return ChunkIndex(self.packs())
+        """Where every chunk is. Holds about 200 bytes a chunk. Raises ManifestRefused."""
+        index = ChunkIndex(self.packs())
+        index.check_bases()
+        return index
 
     def _entries(self, segments: Iterable[EntrySegment], rules: TreeRules) -> Iterator[Entry]:
         for segment, raw in self._segments(KIND_ENTRIES, segments):
@@ -136,4 +139,4 @@ def load_manifest(
         raise ManifestRefused(
             f"{root_key} holds the root of snapshot {root.snapshot_id} of owner {root.owner_id}: objects were swapped"
         )
-    return Manifest(remote, root, key, limits, root_sha256=hashlib.sha256(stored).hexdigest())
+    return Manifest(remote, root, key, limits, stored_root=stored)

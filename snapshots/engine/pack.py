@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import NamedTuple
 
 from snapshots.engine import codecs
+from snapshots.engine.cipher import OVERHEAD_BYTES, Cipher
+from snapshots.engine.codecs import Codec
 from snapshots.engine.errors import DataDamaged
 from snapshots.engine.fields import octets, pack, refuse, row, rows, whole
 from snapshots.engine.keys import ID_BYTES, PACK_ID_BYTES, OwnerKey
@@ -20,6 +22,8 @@ from snapshots.engine.limits import (
 )
 
 VERSION = 1
+ENCRYPTED = 1
+"""The one flag of a block."""
 PACK_MAGIC, BLOCK_MAGIC = b"DMPK", b"DMBK"
 _PACK_HEADER = struct.Struct("<4sBBH16s")
 _BLOCK_HEADER = struct.Struct("<4sBBHII")
@@ -40,7 +44,10 @@ class ChunkRef(NamedTuple):
 
 
 class BlockRecord(NamedTuple):
-    """Where a block lies and what is in it. ids: the chunk ids one after another; lengths: of the raw chunks."""
+    """Where a block lies and what is in it. ids: the chunk ids one after another; lengths: of the raw chunks.
+
+    base_id: the chunk that a delta changes, else empty.
+    """
 
     offset: int
     codec: int
@@ -48,6 +55,11 @@ class BlockRecord(NamedTuple):
     payload_length: int
     ids: bytes
     lengths: tuple[int, ...]
+    base_id: bytes = b""
+
+    @property
+    def is_delta(self) -> bool:
+        return self.codec == Codec.DELTA
 
     @property
     def raw_length(self) -> int:
@@ -55,8 +67,9 @@ class BlockRecord(NamedTuple):
 
     @property
     def span(self) -> int:
-        """Bytes of the whole block in its pack: header, table, payload."""
-        return BLOCK_HEADER_BYTES + CHUNK_ROW_BYTES * len(self.lengths) + self.payload_length
+        """Bytes of the whole block in its pack: header, table, a delta's base, payload."""
+        head = BLOCK_HEADER_BYTES + CHUNK_ROW_BYTES * len(self.lengths) + len(self.base_id)
+        return head + self.payload_length
 
     def chunks(self) -> Iterator[ChunkRef]:
         offset = 0
@@ -64,12 +77,17 @@ class BlockRecord(NamedTuple):
             yield ChunkRef(self.ids[number * ID_BYTES : (number + 1) * ID_BYTES], offset, length)
             offset += length
 
+    def columns(self) -> tuple[object, ...]:
+        """As in a manifest: the base is a column of its own only where there is one."""
+        return tuple(self) if self.base_id else tuple(self)[:-1]
+
     def head(self) -> bytes:
-        """Header and table, exactly as they stand in the pack."""
+        """Header, table and a delta's base, exactly as they stand in the pack."""
         fixed = _BLOCK_HEADER.pack(
             BLOCK_MAGIC, self.codec, self.flags, len(self.lengths), self.raw_length, self.payload_length
         )
-        return fixed + b"".join(_CHUNK_ROW.pack(chunk.chunk_id, chunk.length) for chunk in self.chunks())
+        rows = (_CHUNK_ROW.pack(chunk.chunk_id, chunk.length) for chunk in self.chunks())
+        return b"".join((fixed, *rows, self.base_id))
 
 
 class PackRecord(NamedTuple):
@@ -83,7 +101,28 @@ class PackRecord(NamedTuple):
         return sum(len(block.lengths) for block in self.blocks)
 
     def encode(self) -> bytes:
-        return pack((self.pack_id, self.length, self.sha256, tuple(tuple(block) for block in self.blocks)))
+        return pack((self.pack_id, self.length, self.sha256, tuple(block.columns() for block in self.blocks)))
+
+
+class Block(NamedTuple):
+    """A block that is ready to be put anywhere: its record says offset 0."""
+
+    record: BlockRecord
+    head: bytes
+    payload: codecs.Raw
+
+
+def make_block(
+    encoded: codecs.Encoded, chunks: Sequence[tuple[bytes, int]], cipher: Cipher | None = None
+) -> Block:
+    """chunks: (id, raw length) of what the encoded block holds, in order. cipher: encrypt it."""
+    ids, lengths = zip(*chunks, strict=True)
+    flags = ENCRYPTED if cipher is not None else 0
+    length = len(encoded.payload) + (OVERHEAD_BYTES if cipher is not None else 0)
+    record = BlockRecord(0, encoded.codec, flags, length, b"".join(ids), tuple(lengths), encoded.base_id)
+    head = record.head()
+    payload = encoded.payload if cipher is None else cipher.seal(encoded.payload, beside=head)
+    return Block(record, head, payload)
 
 
 class PackBuilder:
@@ -95,15 +134,10 @@ class PackBuilder:
         self._parts: list[codecs.Raw] = [_PACK_HEADER.pack(PACK_MAGIC, VERSION, 0, 0, pack_id)]
         self._blocks: list[BlockRecord] = []
 
-    def add(self, encoded: codecs.Encoded, chunks: Sequence[tuple[bytes, int]]) -> None:
-        """chunks: (id, raw length) of what the encoded block holds, in order."""
-        ids, lengths = zip(*chunks, strict=True)
-        record = BlockRecord(
-            self.length, encoded.codec, 0, len(encoded.payload), b"".join(ids), tuple(lengths)
-        )
-        self._parts += (record.head(), encoded.payload)
-        self._blocks.append(record)
-        self.length += record.span
+    def add(self, block: Block) -> None:
+        self._parts += (block.head, block.payload)
+        self._blocks.append(block.record._replace(offset=self.length))
+        self.length += block.record.span
 
     def seal(self) -> tuple[PackRecord, bytes]:
         data = b"".join(self._parts)
@@ -130,33 +164,51 @@ def parse_pack_record(value: object) -> PackRecord:
 
 
 def _parse_block_record(value: object, name: str) -> BlockRecord:
-    offset, codec, flags, payload_length, ids, lengths = row(value, f"a block of {name}", 6)
+    is_delta = type(value) is tuple and len(value) > 1 and value[1] == Codec.DELTA
+    columns = row(value, f"a block of {name}", 7 if is_delta else 6)
+    offset, codec, flags, payload_length, ids, lengths = columns[:6]
+    base_id = octets(columns[6], f"a base in {name}", low=ID_BYTES, high=ID_BYTES) if is_delta else b""
     whole(offset, f"a block's offset in {name}", low=PACK_HEADER_BYTES, high=PACK_BYTES_MAX)
-    if whole(codec, f"a codec in {name}", high=255) not in codecs.DECODERS or flags != 0:
+    if whole(codec, f"a codec in {name}", high=255) not in codecs.KNOWN or flags not in (0, ENCRYPTED):
         refuse(
             f"a block of {name} has codec {codec}, flags {flags}: a newer version wrote it; update this program"
         )
     if not len(rows(lengths, f"chunks of a block of {name}", high=BLOCK_CHUNKS_MAX)) >= 1:
         refuse(f"a block of {name} has no chunks")
     octets(ids, f"chunk ids of a block of {name}", low=ID_BYTES * len(lengths), high=ID_BYTES * len(lengths))
+    if is_delta and (len(lengths) != 1 or base_id == ids):
+        refuse(f"a delta of {name} has several chunks, or is its own base")
     raw_length = sum(whole(length, f"a chunk in {name}", low=1, high=CHUNK_BYTES_MAX) for length in lengths)
     if raw_length > BLOCK_RAW_MAX:
         refuse(f"a block of {name} has {raw_length} raw bytes, more than {BLOCK_RAW_MAX}")
     whole(payload_length, f"a payload in {name}", low=1, high=raw_length + BLOCK_OVERHEAD_MAX)
-    return BlockRecord(offset, codec, flags, payload_length, ids, lengths)
+    return BlockRecord(offset, codec, flags, payload_length, ids, lengths, base_id)
+
+
+FindBase = Callable[[bytes], codecs.Raw]
 
 
 def open_block(
-    record: BlockRecord, span: memoryview, owner_key: OwnerKey, *, wanted: frozenset[bytes] | None = None
+    record: BlockRecord,
+    span: memoryview,
+    owner_key: OwnerKey,
+    *,
+    wanted: Container[bytes] | None = None,
+    base: FindBase | None = None,
 ) -> Iterator[tuple[ChunkRef, memoryview]]:
     """Decode the bytes that a store gave for a block, and yield its chunks, each checked against its id.
 
-    span: record.span bytes. wanted: ids to check and yield (None: all). Raises DataDamaged.
+    span: record.span bytes. wanted: ids to check and yield (None: all). base: gives a delta's base by its id, and its bytes
+    are checked here too. Raises DataDamaged.
     """
     head = record.head()
     if len(span) != record.span or span[: len(head)] != head:
         raise DataDamaged("the store's bytes are not this block: another header, or too few bytes")
-    raw = memoryview(codecs.decode(record.codec, span[len(head) :], record.raw_length))
+    payload = span[len(head) :]
+    if record.flags & ENCRYPTED:
+        payload = memoryview(owner_key.cipher.open(payload, beside=head))
+    below = _base_bytes(record, owner_key, base) if record.is_delta else None
+    raw = memoryview(codecs.decode(record.codec, payload, record.raw_length, base=below))
     for chunk in record.chunks():
         if wanted is not None and chunk.chunk_id not in wanted:
             continue
@@ -166,6 +218,15 @@ def open_block(
                 f"chunk {chunk.chunk_id.hex()[:16]} does not have the bytes that its id promises"
             )
         yield chunk, data
+
+
+def _base_bytes(record: BlockRecord, owner_key: OwnerKey, base: FindBase | None) -> codecs.Raw:
+    if base is None:
+        raise DataDamaged("a delta cannot be decoded without its base")
+    found = base(record.base_id)
+    if owner_key.chunk_id(found) != record.base_id:
+        raise DataDamaged(f"base {record.base_id.hex()[:16]} does not have the bytes that its id promises")
+    return found
 
 
 def scan_pack(data: bytes, *, pack_id: bytes) -> PackRecord:
@@ -183,6 +244,9 @@ def scan_pack(data: bytes, *, pack_id: bytes) -> PackRecord:
         except (struct.error, ValueError):
             raise DataDamaged(f"pack {pack_id.hex()} breaks off in a block header at {at}") from None
         record = BlockRecord(at, codec, flags, payload_length, b"".join(ids), tuple(lengths))
+        if record.is_delta:
+            front = at + BLOCK_HEADER_BYTES + len(table)
+            record = record._replace(base_id=data[front : front + ID_BYTES])
         at += record.span
         if magic != BLOCK_MAGIC or record.raw_length != raw_length or at > len(data):
             raise DataDamaged(f"pack {pack_id.hex()} has no block at {record.offset}, or one that breaks off")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from snapshots.engine.bases import Bases, Get
 from snapshots.engine.entry import Entry, Extent, Kind
 from snapshots.engine.errors import DataDamaged, EntryMissing, ManifestRefused, show
 from snapshots.engine.fetching import plan_ranges
@@ -42,8 +43,15 @@ def read_file(manifest: Manifest, path: bytes) -> Iterator[bytes]:
 
 
 def _stream(manifest: Manifest, entry: Entry) -> Iterator[bytes]:
+    def get(key: str, offset: int, length: int) -> bytes:
+        try:
+            return manifest.remote.get(key, offset=offset, length=length)
+        except ObjectMissing:
+            raise DataDamaged(f"{key} is missing from the store") from None
+
+    bases = Bases(manifest.index, manifest.owner_key, manifest.root.owner_id, get)
     for window in _windows(entry):
-        chunks = _fetch(manifest, entry, window)
+        chunks = _fetch(manifest, entry, window, get, bases)
         for chunk_id, length in window:
             if chunk_id is not None:
                 yield chunks[chunk_id]
@@ -65,7 +73,9 @@ def _windows(entry: Entry) -> Iterator[list[Extent]]:
         yield window
 
 
-def _fetch(manifest: Manifest, entry: Entry, window: list[Extent]) -> dict[bytes, bytes]:
+def _fetch(
+    manifest: Manifest, entry: Entry, window: list[Extent], get: Get, bases: Bases
+) -> dict[bytes, bytes]:
     wanted = {chunk_id: length for chunk_id, length in window if chunk_id is not None}
     for chunk_id, length in wanted.items():
         if manifest.index.length(chunk_id) != length:
@@ -75,13 +85,11 @@ def _fetch(manifest: Manifest, entry: Entry, window: list[Extent]) -> dict[bytes
     found: dict[bytes, bytes] = {}
     for part in plan_ranges(manifest.index, wanted):
         key = pack_key(manifest.root.owner_id, part.pack.pack_id)
-        try:
-            data = memoryview(manifest.remote.get(key, offset=part.offset, length=part.length))
-        except ObjectMissing:
-            raise DataDamaged(f"{key} is missing from the store") from None
+        data = memoryview(get(key, part.offset, part.length))
         for block in part.blocks:
             at = block.offset - part.offset
             span = data[at : at + block.span]
-            for chunk, raw in open_block(block, span, manifest.owner_key, wanted=frozenset(wanted)):
+            opened = open_block(block, span, manifest.owner_key, wanted=frozenset(wanted), base=bases)
+            for chunk, raw in opened:
                 found[chunk.chunk_id] = bytes(raw)
     return found

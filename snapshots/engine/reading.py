@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from snapshots.engine import chunk
 from snapshots.engine.beneath import Beneath
-from snapshots.engine.codecs import zstd
+from snapshots.engine.codecs import Base
 from snapshots.engine.entry import Extent, Xattrs
 from snapshots.engine.errors import FileChanging, FileUnreadable
 from snapshots.engine.keys import OwnerKey
@@ -19,11 +19,12 @@ from snapshots.engine.limits import SOLID_BLOCK_BYTES, SOLID_BLOCK_FILES, SOLID_
 from snapshots.engine.packing import Packer
 from snapshots.engine.parallel import TaskPool
 from snapshots.engine.progress import Control
-from snapshots.engine.scan import GONE, Identity, Node, why_unreadable
+from snapshots.engine.scan import GONE, Node, why_unreadable
+from snapshots.engine.siblings import Sibling, Siblings
+from snapshots.engine.statindex import COARSE_TICK_NS, FINE_TICK_NS, Identity, identity_of
 from snapshots.engine.xattrs import read_xattrs
 
-FINE_TICK_NS, COARSE_TICK_NS = 50_000_000, 2_000_000_000
-"""How long two changes can carry one ctime: a kernel's tick, or the whole seconds of old and foreign file systems."""
+CHECK_EVERY = 64
 
 
 class Reading(NamedTuple):
@@ -35,7 +36,7 @@ class Reading(NamedTuple):
 
     @property
     def identity(self) -> Identity:
-        return Identity.of(self.facts)
+        return identity_of(self.facts)
 
 
 class _Changed(Exception):
@@ -55,6 +56,7 @@ class Reader:
         control: Control,
         effort: Effort,
         clock_ns: Callable[[], int],
+        siblings: Siblings,
     ) -> None:
         self.readings: dict[bytes, Reading] = {}
         self.vanished: list[bytes] = []
@@ -65,6 +67,7 @@ class Reader:
         self._control = control
         self._effort = effort
         self._clock_ns = clock_ns
+        self._siblings = siblings
 
     def read(self, nodes: Iterable[Node]) -> None:
         """Hand all these files to the pool: small ones in groups that become solid blocks, others one by one."""
@@ -87,8 +90,10 @@ class Reader:
     def _group(self, paths: list[bytes]) -> None:
         parts: list[bytes] = []
         chunks: list[tuple[bytes, int]] = []
-        for path in paths:
-            self._control.check()
+        files = size = 0
+        for number, path in enumerate(paths):
+            if number % CHECK_EVERY == 0:
+                self._control.check()
             found = self._small(path)
             if found is None:
                 continue
@@ -100,28 +105,44 @@ class Reader:
                 if self._packer.claim(chunk_id):
                     parts.append(data)
                     chunks.append((chunk_id, len(data)))
-            self._keep(path, Reading(facts, xattrs, extents))
-            self._control.done(bytes_=len(data))
+            self.readings[path] = Reading(facts, xattrs, extents)
+            files, size = files + 1, size + len(data)
+        self._control.done(files=files, bytes_=size)
         if parts:
-            self._packer.add(b"".join(parts), chunks, level=zstd.DENSE)
+            self._packer.add_small(b"".join(parts), chunks)
 
     def _small(self, path: bytes) -> tuple[os.stat_result, Xattrs, bytes] | None:
         """A whole file, or None if it is gone or no longer small (it is then read another way)."""
         for attempt in range(1, self._effort.read_attempts + 1):
             try:
-                with self._opened(path) as (fd, facts):
-                    if facts.st_size > SOLID_FILE_MAX:
-                        self._pool.submit(self._big, path, attempt)
-                        return None
-                    data = _read(fd, 0, facts.st_size + 1)
-                    if len(data) == facts.st_size:
-                        return facts, read_xattrs(fd), data
-                    raise _Changed
+                return self._small_once(path, attempt)
             except _Gone:
                 return None
             except _Changed:
                 self._before_retry(path, attempt)
         return None
+
+    def _small_once(self, path: bytes, attempt: int) -> tuple[os.stat_result, Xattrs, bytes] | None:
+        """What _opened does for large files, in one piece: there are tens of thousands of small ones."""
+        fd = self._open(path)
+        try:
+            facts = self._settled(fd)
+            size = facts.st_size
+            if not stat.S_ISREG(facts.st_mode):
+                self.vanished.append(path)
+                raise _Gone
+            if size > SOLID_FILE_MAX:
+                self._pool.submit(self._big, path, attempt)
+                return None
+            data = _read(fd, 0, size + 1)
+            xattrs = read_xattrs(fd)
+            if len(data) != size or identity_of(os.fstat(fd)) != identity_of(facts):
+                raise _Changed
+            return facts, xattrs, data
+        except OSError as error:
+            raise FileUnreadable(path, why_unreadable(error)) from error
+        finally:
+            os.close(fd)
 
     # -- big files --------------------------------------------------------------------------------
 
@@ -140,6 +161,7 @@ class Reader:
         self._control.done(bytes_=sum(region.length for region in parts if region.is_hole))
         if not runs:
             self._keep(path, big.reading())
+        big.siblings = self._siblings.of(path, facts.st_size)
         big.spans_left = len(runs)
         for run in runs:
             self._pool.submit(self._span, big, run)
@@ -148,7 +170,7 @@ class Reader:
         with contextlib.suppress(_Changed, _Gone):
             if not big.changed:
                 with self._opened(big.path, like=big.before.identity) as (fd, _):
-                    found = [self._chunk(fd, offset, length) for offset, length in run]
+                    found = [self._chunk(fd, offset, length, big.siblings) for offset, length in run]
                 big.add(run, found)
         # The last one to end decides, so that no two attempts at one file overlap.
         if not big.span_ended():
@@ -160,45 +182,68 @@ class Reader:
         self._control.grow(bytes_=big.before.facts.st_size)
         self._pool.submit(self._big, big.path, big.attempt + 1)
 
-    def _chunk(self, fd: int, offset: int, length: int) -> bytes:
+    def _chunk(self, fd: int, offset: int, length: int, siblings: list[Sibling]) -> bytes:
         self._control.check()
         data = _read(fd, offset, length)
         if len(data) != length:
             raise _Changed
         chunk_id = self._key.chunk_id(data)
         if self._packer.claim(chunk_id):
-            self._packer.add(data, [(chunk_id, length)], level=zstd.FAST)
+            self._packer.add_large(data, chunk_id, self._base(offset, length, siblings))
         self._control.done(bytes_=length)
         return chunk_id
+
+    def _base(self, offset: int, length: int, siblings: list[Sibling]) -> Base | None:
+        """The chunk at the same place of an older sibling, if it is stored whole and still on this disk."""
+        known = self._packer.known
+        for sibling in siblings if known is not None else ():
+            chunk_id, found = sibling.chunks.get(offset, (None, 0))
+            if chunk_id is None or found != length:
+                continue
+            block = known.block_of(chunk_id) if known is not None else None
+            if block is None or block.is_delta:
+                continue
+            with contextlib.suppress(OSError):
+                fd = self._root.open(sibling.path, os.O_RDONLY | os.O_NONBLOCK)
+                try:
+                    data = _read(fd, offset, length)
+                finally:
+                    os.close(fd)
+                if self._key.chunk_id(data) == chunk_id:
+                    return Base(chunk_id, data)
+        return None
 
     # -- both -------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def _opened(self, path: bytes, *, like: Identity | None = None) -> Iterator[tuple[int, os.stat_result]]:
         """The file, open, and what fstat says. Raises _Gone, _Changed (also at the end of the block), FileUnreadable."""
-        try:
-            # A fifo that took the file's place must not make us wait for its writer.
-            fd = self._root.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        except OSError as error:
-            if error.errno in GONE:
-                self.vanished.append(path)
-                raise _Gone from None
-            raise FileUnreadable(path, why_unreadable(error)) from error
+        fd = self._open(path)
         try:
             facts = self._settled(fd)
             if not stat.S_ISREG(facts.st_mode):
                 self.vanished.append(path)
                 raise _Gone
-            if like is not None and Identity.of(facts) != like:
+            if like is not None and identity_of(facts) != like:
                 raise _Changed
             yield fd, facts
-            if Identity.of(os.fstat(fd)) != Identity.of(facts):
+            if identity_of(os.fstat(fd)) != identity_of(facts):
                 raise _Changed
         except OSError as error:
             self._control.check()  # an upload that failed meanwhile may also be an OSError: that is not this file's fault
             raise FileUnreadable(path, why_unreadable(error)) from error
         finally:
             os.close(fd)
+
+    def _open(self, path: bytes) -> int:
+        try:
+            # A fifo that took the file's place must not make us wait for its writer.
+            return self._root.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno in GONE:
+                self.vanished.append(path)
+                raise _Gone from None
+            raise FileUnreadable(path, why_unreadable(error)) from error
 
     def _settled(self, fd: int) -> os.stat_result:
         """fstat, once the file's ctime is old enough that any later change must give it another one."""
@@ -235,6 +280,7 @@ class _BigFile:
         self.attempt = attempt
         self.before = before
         self.spans_left = 0
+        self.siblings: list[Sibling] = []
         self._parts = parts
         self._chunks: dict[int, Extent] = {}
         self._spans_read = 0

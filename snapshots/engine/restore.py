@@ -5,27 +5,24 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import threading
 import time
-from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
+from snapshots.engine import statindex
 from snapshots.engine.beneath import Beneath
 from snapshots.engine.entry import Entry, Kind, content_id
-from snapshots.engine.errors import DataDamaged, ManifestRefused, RestoreFailed, RestoreRefused, show
-from snapshots.engine.fetching import Range, plan_ranges
-from snapshots.engine.index import ChunkIndex
-from snapshots.engine.keys import OwnerKey, pack_key
+from snapshots.engine.errors import ManifestRefused, RestoreFailed, RestoreRefused
+from snapshots.engine.keys import OwnerKey
 from snapshots.engine.limits import DEFAULT_EFFORT, DEFAULT_LIMITS, Effort, Limits
 from snapshots.engine.manifest import load_manifest
-from snapshots.engine.pack import BlockRecord, open_block
-from snapshots.engine.parallel import ByteBudget, TaskPool
 from snapshots.engine.progress import Control, IsCancelled, OnProgress
 from snapshots.engine.remote.base import Remote
+from snapshots.engine.restore_data import FileData
 from snapshots.engine.restore_write import TreeWriter
 from snapshots.engine.staging import Staging
-from snapshots.engine.store.base import ObjectMissing
+from snapshots.engine.statindex import rows_of
 
 log = logging.getLogger(__name__)
 CHECK_EVERY = 256
@@ -56,12 +53,16 @@ def restore(
     expected_content_id: str | None = None,
     progress: OnProgress | None = None,
     cancelled: IsCancelled | None = None,
+    stat_index: Path | None = None,
     allow_devices: bool = False,
     allow_setuid: bool = True,
     limits: Limits = DEFAULT_LIMITS,
     effort: Effort = DEFAULT_EFFORT,
+    clock_ns: Callable[[], int] = time.time_ns,
 ) -> Restored:
     """Make `target` (absent, or an empty folder) the tree of this snapshot.
+
+    stat_index: a file beside the target, written so that the next take need not read everything again.
 
     Raises RestoreRefused (nothing was changed), RestoreFailed, ManifestRefused, DataDamaged, Cancelled, StoreError;
     the target is then as it was, and the same call may be made again, also after a crash.
@@ -82,12 +83,21 @@ def restore(
         _check_room(staging, entries)
         with Beneath(staging.fd) as beneath:
             writer = TreeWriter(beneath, allow_devices=allow_devices, allow_setuid=allow_setuid)
-            job = _Job(writer, remote, manifest.index, OwnerKey(owner_key), root.owner_id, control, effort)
+            job = FileData(
+                writer, remote, manifest.index, OwnerKey(owner_key), root.owner_id, control, effort
+            )
             control.phase("restore", bytes_total=root.totals.logical_bytes, files_total=root.totals.files)
             job.run(entries)
             control.phase("finish", files_total=len(entries))
-            _finish(writer, entries, control)
-        restored_id = content_id(root.top, entries, OwnerKey(owner_key))
+            looked_at_ns = clock_ns()
+            found = _finish(writer, entries, control)
+            raws = [entry.encode() for entry, _ in found]
+            as_found = (
+                (writer.as_found(entry, raw, facts), facts)
+                for (entry, facts), raw in zip(found, raws, strict=True)
+            )
+            rows = list(rows_of(as_found, looked_at_ns=looked_at_ns, mapped=False, root_fd=staging.fd))
+        restored_id = content_id(root.top, raws, manifest.owner_key)
         if restored_id != root.content_id:
             raise ManifestRefused("the entries do not make the content id that the root names")
         control.check()
@@ -98,6 +108,10 @@ def restore(
     except BaseException:
         staging.abandon()
         raise
+    if stat_index is not None:
+        # Renaming moves the ctime of what is renamed: the top folder itself, or all that lies directly in a mount point.
+        kept = rows if not staging.is_inside else [row for row in rows if b"/" in row.path]
+        statindex.save(stat_index, root_sha256=manifest.root_sha256, rows=kept, owner_key=manifest.owner_key)
     control.finish()
     restored = Restored(
         entries=len(entries),
@@ -115,118 +129,13 @@ def restore(
     return restored
 
 
-class _Job:
-    """The files' bytes: from the store, through decoding and checking, into their places."""
+def _finish(
+    writer: TreeWriter, entries: list[Entry], control: Control
+) -> list[tuple[Entry, os.stat_result | None]]:
+    """Links and special files once all bytes are written, folders' metadata from the inside out, a look at everything.
 
-    def __init__(
-        self,
-        writer: TreeWriter,
-        remote: Remote,
-        index: ChunkIndex,
-        owner_key: OwnerKey,
-        owner_id: str,
-        control: Control,
-        effort: Effort,
-    ) -> None:
-        self.fetched_bytes = 0
-        self._writer = writer
-        self._remote = remote
-        self._index = index
-        self._key = owner_key
-        self._owner_id = owner_id
-        self._control = control
-        self._effort = effort
-        self._budget = ByteBudget(effort.memory_bytes, control)
-        self._places: defaultdict[bytes, list[tuple[Entry, int]]] = defaultdict(list)
-        self._large: list[Entry] = []
-        self._lock = threading.Lock()
-
-    def run(self, entries: Iterable[Entry]) -> None:
-        """Folders, then files. Large files get their size at once and are filled in any order."""
-        for number, entry in enumerate(entries):
-            if number % CHECK_EVERY == 0:
-                self._control.check()
-            if entry.kind is Kind.FOLDER:
-                self._writer.make_folder(entry)
-            elif entry.kind is Kind.FILE:
-                self._prepare(entry)
-        with TaskPool(self._effort.streams, self._control) as pool:
-            for part in plan_ranges(self._index, self._places):
-                pool.submit(self._fetch, part)
-            pool.join()
-        for entry in self._large:
-            self._writer.finish_file(entry)
-            self._control.done(files=1)
-
-    def _prepare(self, entry: Entry) -> None:
-        """Make what needs no bytes, and note where every chunk goes."""
-        if not entry.extents:
-            self._writer.make_file(entry, memoryview(b""))
-            self._control.done(files=1)
-        elif not _is_one_chunk(entry):
-            self._writer.make_large_file(entry)
-            self._large.append(entry)
-        at = 0
-        for chunk_id, length in entry.extents:
-            if chunk_id is None:
-                self._control.done(bytes_=length)
-            elif self._index.length(chunk_id) == length:
-                self._places[chunk_id].append((entry, at))
-            else:
-                raise ManifestRefused(
-                    f"{show(entry.path)} needs a chunk of {length} bytes that no pack of the snapshot has"
-                )
-            at += length
-
-    def _fetch(self, part: Range) -> None:
-        self._budget.acquire(part.length)
-        try:
-            key = pack_key(self._owner_id, part.pack.pack_id)
-            data = memoryview(self._get(key, part.offset, part.length))
-            for block in part.blocks:
-                self._control.check()
-                at = block.offset - part.offset
-                self._place(key, block, data[at : at + block.span])
-        finally:
-            self._budget.release(part.length)
-
-    def _get(self, key: str, offset: int, length: int) -> bytes:
-        try:
-            data = self._remote.get(key, offset=offset, length=length)
-        except ObjectMissing:
-            raise DataDamaged(f"{key} is missing from the store") from None
-        with self._lock:
-            self.fetched_bytes += len(data)
-        return data
-
-    def _place(self, key: str, block: BlockRecord, span: memoryview) -> None:
-        wanted = frozenset(chunk.chunk_id for chunk in block.chunks() if chunk.chunk_id in self._places)
-        try:
-            chunks = list(open_block(block, span, self._key, wanted=wanted))
-        except DataDamaged:
-            log.warning("%s: the block at %d came damaged; asking once more", key, block.offset)
-            again = memoryview(self._get(key, block.offset, block.span))
-            try:
-                chunks = list(open_block(block, again, self._key, wanted=wanted))
-            except DataDamaged as error:
-                raise DataDamaged(f"{key}, block at {block.offset}: {error}") from None
-        for chunk, data in chunks:
-            for entry, at in self._places[chunk.chunk_id]:
-                if _is_one_chunk(entry):
-                    self._writer.make_file(entry, data)
-                    self._control.done(files=1, bytes_=len(data))
-                else:
-                    self._writer.write_part(entry, at, data)
-                    self._control.done(bytes_=len(data))
-
-
-def _is_one_chunk(entry: Entry) -> bool:
-    """Such a file is made, written and finished in one go, when its chunk arrives."""
-    return len(entry.extents) == 1 and entry.extents[0][0] is not None
-
-
-def _finish(writer: TreeWriter, entries: list[Entry], control: Control) -> None:
-    """Links and special files once all bytes are written, a look at everything, folders' metadata from the inside out."""
+    Returns every entry in path order, with what is there now (None: left out by rule).
+    """
     by_path = {entry.path: entry for entry in entries if entry.kind is not Kind.FOLDER}
     for entry in entries:
         if entry.kind not in (Kind.FILE, Kind.FOLDER, Kind.HARD_LINK):
@@ -234,16 +143,17 @@ def _finish(writer: TreeWriter, entries: list[Entry], control: Control) -> None:
     for entry in entries:
         if entry.kind is Kind.HARD_LINK:
             writer.make_hard_link(entry, by_path[entry.target])
+    looks: dict[bytes, os.stat_result | None] = {}
     for number, entry in enumerate(entries):
         if number % CHECK_EVERY == 0:
             control.check()
+            control.done(files=min(CHECK_EVERY, len(entries) - number))
         if entry.kind is not Kind.FOLDER:
-            writer.check(entry)
-            control.done(files=1)
+            looks[entry.path] = writer.check(entry)
     for entry in reversed(entries):
         if entry.kind is Kind.FOLDER:
-            writer.finish_folder(entry)
-            control.done(files=1)
+            looks[entry.path] = writer.finish_folder(entry)
+    return [(entry, looks[entry.path]) for entry in entries]
 
 
 def _check_room(staging: Staging, entries: list[Entry]) -> None:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from snapshots.engine.beneath import Beneath
-from snapshots.engine.entry import DEVICES, Entry, Kind
+from snapshots.engine.entry import DEVICES, EncodedEntry, Entry, Kind
 from snapshots.engine.errors import RestoreFailed, show
 from snapshots.engine.xattrs import write_xattrs
 
@@ -33,6 +33,7 @@ class TreeWriter:
         self._losses: Counter[str] = Counter()
         self._examples: dict[str, bytes] = {}
         self._left_out: list[str] = []
+        self._without_xattrs: set[bytes] = set()
 
     # -- making -----------------------------------------------------------------------------------
 
@@ -42,7 +43,7 @@ class TreeWriter:
 
     def make_file(self, entry: Entry, data: memoryview) -> None:
         """A file that is one chunk, or empty, with its metadata."""
-        fd = self._root.open(entry.path, _NEW)
+        fd = self._root.open(entry.path, _NEW, entry.mode & 0o777)
         try:
             _write(fd, 0, data)
             self._finish(fd, entry)
@@ -61,6 +62,14 @@ class TreeWriter:
         fd = self._root.open(entry.path, os.O_WRONLY)
         try:
             _write(fd, offset, data)
+        finally:
+            os.close(fd)
+
+    def read_part(self, entry: Entry, offset: int, length: int) -> bytes:
+        """At most `length` bytes of a file that has been written there."""
+        fd = self._root.open(entry.path, os.O_RDONLY)
+        try:
+            return os.pread(fd, length, offset)
         finally:
             os.close(fd)
 
@@ -109,28 +118,46 @@ class TreeWriter:
         finally:
             os.close(source)
 
-    def finish_folder(self, entry: Entry) -> None:
-        """After everything inside, and all folders inside, are finished."""
-        self.finish_open_folder(self._root.folder(entry.path), entry)
+    def finish_folder(self, entry: Entry) -> os.stat_result:
+        """After everything inside, and all folders inside, are finished. Returns what is there now."""
+        return self.finish_open_folder(self._root.folder(entry.path), entry)
 
-    def finish_open_folder(self, fd: int, entry: Entry) -> None:
+    def finish_open_folder(self, fd: int, entry: Entry) -> os.stat_result:
         self._finish(fd, entry)
-        self._compare(entry, os.fstat(fd))
+        facts = os.fstat(fd)
+        self._compare(entry, facts)
+        return facts
 
     # -- checking ---------------------------------------------------------------------------------
 
-    def check(self, entry: Entry) -> None:
-        """Look at what is there now. Raises RestoreFailed if it is not the entry's kind and size."""
+    def check(self, entry: Entry) -> os.stat_result | None:
+        """What is there now, None for what was left out. Raises RestoreFailed if it is not the entry's kind and size."""
         parent, name = self._root.parent(entry.path)
         try:
             facts = os.stat(name, dir_fd=parent, follow_symlinks=False)
         except FileNotFoundError:
             if entry.kind is Kind.SOCKET or entry.kind in DEVICES or entry.kind is Kind.HARD_LINK:
-                return
+                return None
             raise RestoreFailed(f"{show(entry.path)} was removed while it was restored") from None
         if entry.kind is Kind.FILE and (not stat.S_ISREG(facts.st_mode) or facts.st_size != entry.size):
             raise RestoreFailed(f"{show(entry.path)} was changed while it was restored")
         self._compare(entry, facts)
+        return facts
+
+    def as_found(self, entry: Entry, raw: bytes, facts: os.stat_result | None) -> EncodedEntry:
+        """The entry as a take would find it now: with the owner, mode and time that this file system and our rights allowed.
+
+        raw: the entry's own encoding.
+        """
+        if facts is not None:
+            mode, mtime_ns = stat.S_IMODE(facts.st_mode), facts.st_mtime_ns
+            found = (mode, mtime_ns, facts.st_uid, facts.st_gid)
+            lost = bool(entry.xattrs) and entry.path in self._without_xattrs
+            if lost or found != (entry.mode, entry.mtime_ns, entry.uid, entry.gid):
+                xattrs = () if lost else entry.xattrs
+                now = Entry(entry.path, entry.kind, *found, xattrs, *entry[7:])
+                return EncodedEntry.of(now)
+        return EncodedEntry(entry.path, raw, entry.kind, entry.size)
 
     def warnings(self) -> list[str]:
         found = [
@@ -147,11 +174,15 @@ class TreeWriter:
             try:
                 write_xattrs(fd, entry.xattrs)
             except OSError:
+                self._without_xattrs.add(entry.path)
                 self._lost(_WHERE_XATTR, entry)
         facts = os.fstat(fd)
+        mode = self._mode(entry)
         if (facts.st_uid, facts.st_gid) != (entry.uid, entry.gid):
             self._give(entry, lambda: os.fchown(fd, entry.uid, entry.gid))
-        os.fchmod(fd, self._mode(entry))
+            os.fchmod(fd, mode)
+        elif stat.S_IMODE(facts.st_mode) != mode:
+            os.fchmod(fd, mode)
         os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
 
     def _give(self, entry: Entry, chown: Callable[[], None]) -> None:

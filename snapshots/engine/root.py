@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from snapshots.engine.entry import Entry, Kind, parse_entry
+from snapshots.engine.entry import EncodedEntry, Entry, Kind, parse_entry
 from snapshots.engine.errors import ManifestRefused
 from snapshots.engine.fields import octets, pack, refuse, row, rows, text, unpack, whole
 from snapshots.engine.keys import ID_BYTES
@@ -63,9 +63,14 @@ class TotalsCounter:
         self._kinds: Counter[Kind] = Counter()
         self._logical_bytes = 0
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: Entry | EncodedEntry) -> None:
         self._kinds[entry.kind] += 1
         self._logical_bytes += entry.size
+
+    def result_like(self, before: Totals) -> Totals:
+        """With the packs of an earlier snapshot, every one of which is still needed."""
+        counted = self.result(())
+        return counted._replace(chunks=before.chunks, packs=before.packs, stored_bytes=before.stored_bytes)
 
     def result(self, packs: Sequence[PackRecord]) -> Totals:
         named = (Kind.FILE, Kind.FOLDER, Kind.SYMLINK, Kind.HARD_LINK)

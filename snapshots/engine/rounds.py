@@ -3,30 +3,40 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from snapshots.engine.beneath import FOLDER_FLAGS, Beneath
-from snapshots.engine.entry import DEVICES, Entry, Kind
+from snapshots.engine.entry import DEVICES, EncodedEntry, Entry, Kind, decode_entry, parse_entry
 from snapshots.engine.errors import FileChanging, FileUnreadable, show
+from snapshots.engine.ignore import LeftOut, rules_of
 from snapshots.engine.keys import OwnerKey
 from snapshots.engine.limits import Effort
 from snapshots.engine.packing import Packer
 from snapshots.engine.parallel import TaskPool
 from snapshots.engine.progress import Control
 from snapshots.engine.reading import Reader, Reading
-from snapshots.engine.scan import Identity, Node, Tree, changed_folder, entry_of, scan, why_unreadable
+from snapshots.engine.scan import Node, Tree, changed_folder, entry_of, scan, why_unreadable
+from snapshots.engine.siblings import Siblings
+from snapshots.engine.statindex import StatIndex, identity_of
 
 WARNINGS_MAX = 100
 Inode = tuple[int, int]
 
 
 class TreeRead(NamedTuple):
-    """Every entry, in path order, and what to tell about those that could not be kept."""
+    """Every entry in path order, with the facts it stands on, and what to tell about those that could not be kept.
+
+    looked_at_ns: a time before the first of these facts. known_files: how many files are as the stat index has them;
+    None where there are others.
+    """
 
     top: Entry
-    entries: list[Entry]
+    entries: list[tuple[EncodedEntry, os.stat_result]]
     warnings: list[str]
+    looked_at_ns: int
+    known_files: int | None
+    left_out: list[LeftOut]
 
 
 def read_tree(
@@ -37,10 +47,13 @@ def read_tree(
     control: Control,
     effort: Effort,
     clock_ns: Callable[[], int],
+    index: StatIndex | None = None,
+    ignore: Iterable[bytes] | None = None,
 ) -> TreeRead:
-    """Every file's bytes into the packer. Raises FileChanging, FileUnreadable, SnapshotRefused, each naming the culprit."""
+    """Every file's bytes into the packer, but for those that the index proves to be unchanged. Raises FileChanging, FileUnreadable, SnapshotRefused, each naming the culprit."""
     readings: dict[bytes, Reading] = {}
     vanished: set[bytes] = set()
+    siblings = Siblings(index.rows() if index is not None else ())
     culprit: bytes | None = None
     root_fd = _open(source)
     try:
@@ -48,7 +61,9 @@ def read_tree(
             # A fresh Beneath each round, for folders kept open may have been moved. The pool ends before it closes.
             with Beneath(root_fd) as root, TaskPool(effort.workers, control) as pool:
                 control.phase("scan")
-                tree = scan(root, control)
+                looked_at_ns = clock_ns()
+                rules = None if ignore is None else rules_of(root, ignore)
+                tree = scan(root, control, index, rules)
                 firsts = _first_names(tree)
                 reader = Reader(
                     root,
@@ -58,11 +73,16 @@ def read_tree(
                     control=control,
                     effort=effort,
                     clock_ns=clock_ns,
+                    siblings=siblings,
                 )
+                if index is not None:
+                    readings.update(_moved(firsts.values(), index))
                 todo = [node for node in firsts.values() if not _is_read(node, readings)]
                 control.phase(
                     "read", bytes_total=sum(node.facts.st_size for node in todo), files_total=len(todo)
                 )
+                if todo:
+                    _ = packer.known  # fetched once, before many threads ask for it
                 reader.read(todo)
                 pool.join()
                 readings.update(reader.readings)
@@ -70,8 +90,14 @@ def read_tree(
                 vanished.update(gone)
                 culprit = _unsettled(root, tree, firsts, readings, gone)
             if culprit is None:
+                known_files = sum(node.seen is not None for node in firsts.values())
                 return TreeRead(
-                    entry_of(tree.top), _entries(tree, firsts, readings), _warnings(tree, vanished)
+                    entry_of(tree.top),
+                    _entries(tree, firsts, readings),
+                    _warnings(tree, vanished),
+                    looked_at_ns,
+                    known_files if known_files == len(firsts) else None,
+                    tree.left_out,
                 )
             control.pause(effort.retry_pause_s)
     finally:
@@ -99,6 +125,8 @@ def _unsettled(
     if gone:
         return gone[0]
     for inode, node in firsts.items():
+        if node.seen is not None:
+            continue
         facts = readings[node.path].facts
         if (facts.st_dev, facts.st_ino) != inode:
             return node.path
@@ -110,33 +138,59 @@ def _first_names(tree: Tree) -> dict[Inode, Node]:
     firsts: dict[Inode, Node] = {}
     for node in tree.nodes:
         if node.kind is Kind.FILE:
-            firsts.setdefault(node.inode, node)
+            facts = node.facts
+            firsts.setdefault((facts.st_dev, facts.st_ino), node)
     return firsts
 
 
 def _is_read(node: Node, readings: dict[bytes, Reading]) -> bool:
+    if node.seen is not None:
+        return True
     reading = readings.get(node.path)
-    return reading is not None and reading.identity == Identity.of(node.facts)
+    return reading is not None and reading.identity == identity_of(node.facts)
 
 
-def _entries(tree: Tree, firsts: dict[Inode, Node], readings: dict[bytes, Reading]) -> list[Entry]:
+def _moved(firsts: Iterable[Node], index: StatIndex) -> dict[bytes, Reading]:
+    """Unchanged files whose folder has another name now: their bytes are where they were."""
+    found = {}
+    for node in firsts:
+        if node.seen is None and (row := index.moved(node.facts)) is not None:
+            before = decode_entry(row.raw)
+            found[node.path] = Reading(node.facts, before.xattrs, before.extents)
+    return found
+
+
+def _entries(
+    tree: Tree, firsts: dict[Inode, Node], readings: dict[bytes, Reading]
+) -> list[tuple[EncodedEntry, os.stat_result]]:
     """In path order. Metadata of files are those that were true while the bytes were read."""
-    entries = []
-    links: dict[Inode, bytes] = {inode: node.path for inode, node in firsts.items()}
+    found: list[tuple[EncodedEntry, os.stat_result]] = []
+    links: dict[Inode, bytes] = {
+        inode: node.path for inode, node in firsts.items() if node.facts.st_nlink > 1
+    }
     for node in tree.nodes:
-        if node.kind is Kind.FOLDER:
-            entries.append(entry_of(node))
+        path, kind, facts, _, _, seen = node
+        first = path
+        if facts.st_nlink > 1 and kind is not Kind.FOLDER:
+            first = links.setdefault(node.inode, path)
+        if seen is not None and first == path:
+            found.append(
+                (EncodedEntry(path, seen[1], kind, facts.st_size if kind is Kind.FILE else 0), facts)
+            )
             continue
-        first = links.setdefault(node.inode, node.path) if node.facts.st_nlink > 1 else node.path
-        if first != node.path:
-            entries.append(entry_of(node)._replace(kind=Kind.HARD_LINK, target=first, xattrs=(), device=None))
-        elif node.kind is Kind.FILE:
-            reading = readings[node.path]
-            entry = entry_of(node._replace(facts=reading.facts, xattrs=reading.xattrs))
-            entries.append(entry._replace(size=reading.facts.st_size, extents=reading.extents))
-        else:
-            entries.append(entry_of(node))
-    return entries
+        entry = entry_of(node)
+        if first != path:
+            entry = entry._replace(kind=Kind.HARD_LINK, target=first, xattrs=(), device=None)
+        elif kind is Kind.FILE:
+            facts, xattrs, extents = readings[path]
+            entry = entry_of(node._replace(facts=facts, xattrs=xattrs))
+            entry = entry._replace(size=facts.st_size, extents=extents)
+        if entry.xattrs:
+            parse_entry(
+                (*entry[:1], int(kind), *entry[2:])
+            )  # the one thing that a file system may hold more of than we
+        found.append((EncodedEntry.of(entry), facts))
+    return found
 
 
 def _warnings(tree: Tree, vanished: set[bytes]) -> list[str]:

@@ -11,8 +11,10 @@ from typing import NamedTuple
 from snapshots.engine.beneath import Beneath
 from snapshots.engine.entry import DEVICES, Entry, Kind, Xattrs, path_order
 from snapshots.engine.errors import FileUnreadable, SnapshotRefused
+from snapshots.engine.ignore import Ignore, LeftOut
 from snapshots.engine.limits import PATH_BYTES_MAX, PATH_NAMES_MAX
 from snapshots.engine.progress import Control
+from snapshots.engine.statindex import Seen, StatIndex, identity_of
 from snapshots.engine.xattrs import read_xattrs
 
 CHECK_EVERY = 256
@@ -20,28 +22,18 @@ GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE, errno.
 """What opening a name gives that was removed, or replaced by something else, since it was seen."""
 
 
-class Identity(NamedTuple):
-    """What tells a file's content apart without reading it. Two equal ones around a read prove the bytes (format 9.6)."""
-
-    device: int
-    inode: int
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-
-    @classmethod
-    def of(cls, facts: os.stat_result) -> Identity:
-        return cls(facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
-
-
 class Node(NamedTuple):
-    """A name and what lstat said. target is a symlink's, xattrs a folder's (a file's are read with its bytes)."""
+    """A name and what lstat said. target is a symlink's, xattrs a folder's (a file's are read with its bytes).
+
+    seen: the row of the stat index, if nothing about the name has changed; target is not read then.
+    """
 
     path: bytes
     kind: Kind
     facts: os.stat_result
     target: bytes = b""
     xattrs: Xattrs = ()
+    seen: Seen | None = None
 
     @property
     def inode(self) -> tuple[int, int]:
@@ -54,14 +46,18 @@ class Tree(NamedTuple):
     top: Node
     nodes: list[Node]
     vanished: list[bytes]
+    left_out: list[LeftOut]
 
 
-def scan(root: Beneath, control: Control) -> Tree:
-    """Every name below the root. Raises FileUnreadable, naming it; what vanishes meanwhile is listed, not an error."""
+def scan(
+    root: Beneath, control: Control, index: StatIndex | None = None, ignore: Ignore | None = None
+) -> Tree:
+    """Every name below the root that is not left out, with what the index knows of it. Raises FileUnreadable, naming it; what vanishes meanwhile is listed, not an error."""
     facts = os.fstat(root.root_fd)
     top = Node(b"", Kind.FOLDER, facts)
     nodes: list[Node] = []
     vanished: list[bytes] = []
+    left_out: list[LeftOut] = []
     folders = [b""]
     attributes: dict[bytes, Xattrs] = {}
     while folders:
@@ -71,7 +67,12 @@ def scan(root: Beneath, control: Control) -> Tree:
             fd = root.folder(folder)
             if xattrs := read_xattrs(fd):
                 attributes[folder] = xattrs
-            for node in _children(fd, folder, vanished, control):
+            for node in _children(fd, folder, vanished, control, index):
+                if ignore is not None:
+                    rule = ignore.rule_for(node.path, is_folder=node.kind is Kind.FOLDER)
+                    if rule is not None:
+                        left_out.append(LeftOut(node.path, rule))
+                        continue
                 if node.kind is Kind.FOLDER:
                     folders.append(node.path)
                 nodes.append(node)
@@ -83,17 +84,22 @@ def scan(root: Beneath, control: Control) -> Tree:
         node._replace(xattrs=attributes[node.path]) if node.path in attributes else node for node in nodes
     ]
     nodes.sort(key=lambda node: path_order(node.path))
-    return Tree(top._replace(xattrs=attributes.get(b"", ())), nodes, vanished)
+    return Tree(top._replace(xattrs=attributes.get(b"", ())), nodes, vanished, sorted(left_out))
 
 
-def _children(fd: int, folder: bytes, vanished: list[bytes], control: Control) -> Iterator[Node]:
+def _children(
+    fd: int, folder: bytes, vanished: list[bytes], control: Control, index: StatIndex | None
+) -> Iterator[Node]:
+    prefix = folder + b"/" if folder else b""
+    fsencode, known = os.fsencode, None if index is None else index.row
+    deep = prefix.count(b"/") >= PATH_NAMES_MAX
     with os.scandir(fd) as rows:
         for number, row in enumerate(rows):
             if number % CHECK_EVERY == 0:
                 control.check()
-            name = os.fsencode(row.name)
-            path = folder + b"/" + name if folder else name
-            if len(path) > PATH_BYTES_MAX or path.count(b"/") >= PATH_NAMES_MAX:
+            name = fsencode(row.name)
+            path = prefix + name
+            if deep or len(path) > PATH_BYTES_MAX:
                 raise SnapshotRefused(
                     path[:200],
                     f"longer than {PATH_BYTES_MAX} bytes or deeper than {PATH_NAMES_MAX} names: shorten or move it",
@@ -101,13 +107,15 @@ def _children(fd: int, folder: bytes, vanished: list[bytes], control: Control) -
             try:
                 facts = row.stat(follow_symlinks=False)
                 kind = kind_of(facts.st_mode, path)
-                target = os.readlink(name, dir_fd=fd) if kind is Kind.SYMLINK else b""
+                seen = None if known is None else known(path, facts)
+                is_new_link = kind is Kind.SYMLINK and seen is None
+                target = os.readlink(name, dir_fd=fd) if is_new_link else b""
             except OSError as error:
                 if error.errno not in GONE:
                     raise FileUnreadable(path, why_unreadable(error)) from error
                 vanished.append(path)
                 continue
-            yield Node(path, kind, facts, target)
+            yield Node(path, kind, facts, target, (), seen)
 
 
 def changed_folder(root: Beneath, tree: Tree) -> bytes | None:
@@ -117,13 +125,13 @@ def changed_folder(root: Beneath, tree: Tree) -> bytes | None:
             facts = os.fstat(root.folder(node.path))
         except OSError:
             return node.path
-        if Identity.of(facts) != Identity.of(node.facts):
+        if identity_of(facts) != identity_of(node.facts):
             return node.path
     return None
 
 
 def kind_of(mode: int, path: bytes) -> Kind:
-    kind = _KINDS.get(stat.S_IFMT(mode))
+    kind = _KINDS.get(mode & _TYPE)
     if kind is None:
         raise SnapshotRefused(path, f"it is of an unknown type ({stat.S_IFMT(mode):#o}): remove it")
     return kind
@@ -152,6 +160,7 @@ def why_unreadable(error: OSError) -> str:
     )
 
 
+_TYPE = 0o170000
 _KINDS = {
     stat.S_IFREG: Kind.FILE,
     stat.S_IFDIR: Kind.FOLDER,

@@ -47,12 +47,17 @@ class Staging:
         except OSError as error:
             raise RestoreRefused(f"cannot prepare {self.path}: {error.strerror or error}") from error
 
+    @property
+    def is_inside(self) -> bool:
+        """Whether the target is a mount point, into which everything at the top is moved."""
+        return self._inside
+
     def free_bytes(self) -> int | None:
         """Room on the file system for this user, None where it does not say."""
         facts = os.fstatvfs(self.fd)
         return facts.f_bavail * facts.f_frsize if facts.f_blocks else None
 
-    def publish(self, finish_top: Callable[[int], None]) -> None:
+    def publish(self, finish_top: Callable[[int], object]) -> None:
         """Let the finished tree appear as the target. Raises RestoreFailed; the target is then as it was.
 
         finish_top(fd) gives the top folder its metadata: the staging folder's, or the mount point's once everything is in it.
@@ -162,7 +167,7 @@ def clear(fd: int) -> None:
         os.rmdir(name, dir_fd=fd)
 
 
-def _with_folder(path: Path, act: Callable[[int], None]) -> None:
+def _with_folder(path: Path, act: Callable[[int], object]) -> None:
     fd = os.open(path, FOLDER_FLAGS)
     try:
         act(fd)

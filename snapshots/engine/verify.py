@@ -7,6 +7,7 @@ import math
 import random
 from dataclasses import dataclass
 
+from snapshots.engine.bases import Bases
 from snapshots.engine.errors import DataDamaged, ManifestRefused, SnapshotDamaged, show
 from snapshots.engine.fetching import Range, ranges_of
 from snapshots.engine.index import ChunkIndex, Place
@@ -199,6 +200,14 @@ def _read_back(
     ranges = ranges_of(manifest.index, chosen)
     control.phase("read back", bytes_total=sum(part.length for part in ranges), files_total=len(chosen))
 
+    def get(key: str, offset: int, length: int) -> bytes:
+        try:
+            return store.read(key, offset=offset, length=length)
+        except ObjectMissing:
+            raise DataDamaged(f"its base lies in {key}, which is missing") from None
+
+    bases = Bases(manifest.index, manifest.owner_key, manifest.root.owner_id, get)
+
     def read(part: Range) -> tuple[int, list[str]]:
         control.check()
         key = pack_key(manifest.root.owner_id, part.pack.pack_id)
@@ -210,7 +219,7 @@ def _read_back(
         for block in part.blocks:
             at = block.offset - part.offset
             try:
-                for _ in open_block(block, data[at : at + block.span], manifest.owner_key):
+                for _ in open_block(block, data[at : at + block.span], manifest.owner_key, base=bases):
                     pass
             except DataDamaged as error:
                 wrong.append(f"{key}, block at {block.offset}: {error}")

@@ -16,7 +16,10 @@ def read_xattrs(fd: int) -> Xattrs:
     if not SUPPORTED:
         return ()
     try:
-        names = sorted(os.fsencode(name) for name in os.listxattr(fd))
+        listed = os.listxattr(fd)
+        if not listed:
+            return ()
+        names = sorted(os.fsencode(name) for name in listed)
         return tuple((name, os.getxattr(fd, name)) for name in names if name.startswith(XATTR_NAMESPACE))
     except OSError as error:
         if error.errno in _NONE_HERE:

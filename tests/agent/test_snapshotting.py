@@ -97,6 +97,10 @@ def test_a_workspace_is_snapshotted_again_from_its_parent_and_restored_elsewhere
     assert restored.finish["result"]["content_id"] == server.commits[1]["content_id"]
     assert restored.finish["result"]["files"] == 105
     assert not compare(workspace, target)
+    for box in (agent, other_box):
+        assert (box.state_dir / "stat-index").stat().st_size > 104 * 32, (
+            "the next take reads only what changed"
+        )
 
     # told again to restore what is there, it is done at once, and what was changed since stays
     (target / "new work").write_text("mine")

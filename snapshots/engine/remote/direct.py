@@ -22,7 +22,7 @@ class StoreRemote(Remote):
 
     def put(self, plan: ObjectPlan, data: bytes) -> None:
         try:
-            self._backoff.run(lambda _: self._store.write(plan.key, data))
+            self._backoff.run(lambda _: self._store.write(plan.key, data, sha256=plan.sha256))
         except ObjectExists:
             # A retry after a lost answer meets its own object; anything else under this key is an error.
             if not self._holds(plan):

@@ -103,8 +103,11 @@ class Store(ABC):
         """`length` bytes from `offset` (None: to the end); fewer only where the object ends. Raises ObjectMissing."""
 
     @abstractmethod
-    def write(self, key: str, data: bytes) -> None:
-        """Store a new object, durable on return. Raises ObjectExists and leaves the old one as it is."""
+    def write(self, key: str, data: bytes, *, sha256: str | None = None) -> None:
+        """Store a new object, durable on return. Raises ObjectExists and leaves the old one as it is.
+
+        sha256: what the caller knows to be the data's digest, in hex; it is not computed a second time.
+        """
 
     @abstractmethod
     def delete(self, key: str) -> None:

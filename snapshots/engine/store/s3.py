@@ -130,8 +130,9 @@ class S3Store(Store):
             raise StoreRefused("the store ignores Range headers: it is of no use here")
         return data
 
-    def write(self, key: str, data: bytes) -> None:
-        checksum = base64.b64encode(hashlib.sha256(data).digest()).decode()
+    def write(self, key: str, data: bytes, *, sha256: str | None = None) -> None:
+        digest = hashlib.sha256(data).digest() if sha256 is None else bytes.fromhex(sha256)
+        checksum = base64.b64encode(digest).decode()
         with _typed(key):
             self._client.put_object(
                 **self._at(key), Body=data, ContentLength=len(data), ChecksumSHA256=checksum, IfNoneMatch="*"

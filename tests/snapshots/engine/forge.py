@@ -10,7 +10,7 @@ from snapshots.engine.entry import Entry, Kind, content_id
 from snapshots.engine.fields import pack
 from snapshots.engine.frame import KIND_ENTRIES, KIND_PACKS, encode_root, encode_segment
 from snapshots.engine.keys import OwnerKey, pack_key, root_key, segment_key
-from snapshots.engine.pack import PackBuilder, PackRecord
+from snapshots.engine.pack import PackBuilder, PackRecord, make_block
 from snapshots.engine.root import EntrySegment, PackSegment, Root, TotalsCounter
 from snapshots.engine.store.base import Store
 from tests.snapshots.engine.trees import KEY
@@ -40,7 +40,11 @@ def file(path: bytes, data: bytes = b"", **changes: Any) -> Entry:
 def pack_of(store: Store, *chunks: bytes) -> PackRecord:
     """A pack with these chunks in one block, stored."""
     builder = PackBuilder(b"forged-pack-0001"[:16])
-    builder.add(encode(b"".join(chunks)), [(OwnerKey(KEY).chunk_id(chunk), len(chunk)) for chunk in chunks])
+    builder.add(
+        make_block(
+            encode(b"".join(chunks)), [(OwnerKey(KEY).chunk_id(chunk), len(chunk)) for chunk in chunks]
+        )
+    )
     record, data = builder.seal()
     store.write(pack_key(OWNER, record.pack_id), data)
     return record
@@ -93,7 +97,7 @@ def forge(
             else ()
         ),
         totals=totals._replace(files=totals.files + len(entries) - len(known)),
-        content_id=content_id(TOP, known, key),
+        content_id=content_id(TOP, [entry.encode() for entry in known], key),
     )._replace(**changes)
     return put_root(store, root, key)
 

@@ -342,7 +342,7 @@ def test_what_a_newer_version_wrote_is_refused_with_advice(store: Store, field: 
     if field == "version":
         stored[4] = 2
     elif field == "flags":
-        stored[6] = 1
+        stored[6] = 2
     else:
         raw = fields.unpack(frame.decode_root(bytes(stored), OwnerKey(KEY)))
         assert isinstance(raw, dict)

@@ -14,7 +14,14 @@ from snapshots.engine.errors import DataDamaged, ManifestRefused
 from snapshots.engine.fields import unpack
 from snapshots.engine.keys import OwnerKey
 from snapshots.engine.limits import BLOCK_CHUNKS_MAX, CHUNK_BYTES_MAX, PACK_BYTES_MAX
-from snapshots.engine.pack import PackBuilder, PackRecord, open_block, parse_pack_record, scan_pack
+from snapshots.engine.pack import (
+    PackBuilder,
+    PackRecord,
+    make_block,
+    open_block,
+    parse_pack_record,
+    scan_pack,
+)
 from tests.snapshots.engine.trees import KEY, OTHER_KEY, noise
 
 OWNER = OwnerKey(KEY)
@@ -28,7 +35,9 @@ packs = st.lists(st.lists(chunks, min_size=1, max_size=6), min_size=1, max_size=
 def pack_of(blocks: list[list[bytes]]) -> tuple[PackRecord, bytes]:
     builder = PackBuilder(PACK_ID)
     for block in blocks:
-        builder.add(encode(b"".join(block)), [(OWNER.chunk_id(chunk), len(chunk)) for chunk in block])
+        builder.add(
+            make_block(encode(b"".join(block)), [(OWNER.chunk_id(chunk), len(chunk)) for chunk in block])
+        )
     assert builder.length == len(builder.seal()[1])
     return builder.seal()
 
@@ -114,9 +123,14 @@ GOOD: tuple[Any, ...] = (24, 0, 0, 4, ID, (4,))
         [(23, 0, 0, 4, ID, (4,))],
         [(-1, 0, 0, 4, ID, (4,))],
         [(1_000, 0, 0, 4, ID, (4,))],
-        [(24, 2, 0, 4, ID, (4,))],
+        [(24, 5, 0, 4, ID, (4,))],
+        [(24, 4, 0, 4, ID, (4,))],
+        [(24, 4, 0, 4, ID, (4,), ID)],
+        [(24, 4, 0, 4, ID, (4,), b"b" * 31)],
+        [(24, 4, 0, 4, ID * 2, (2, 2), b"b" * 32)],
+        [(24, 1, 0, 4, ID, (4,), b"b" * 32)],
         [(24, 99, 0, 4, ID, (4,))],
-        [(24, 0, 1, 4, ID, (4,))],
+        [(24, 0, 2, 4, ID, (4,))],
         [(24, 0, 0, 0, ID, (4,))],
         [(24, 0, 0, 2**31, ID, (4,))],
         [(24, 0, 0, 9_000, ID, (4,))],

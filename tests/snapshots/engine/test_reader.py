@@ -45,7 +45,7 @@ def test_reading_a_large_file_holds_little_and_fetches_only_that_file(store: Sto
 
 
 def test_finding_one_file_reads_one_segment_of_many(store: Store, workspace: Path) -> None:
-    for folder in range(9):
+    for folder in range(20):
         (workspace / f"{folder}").mkdir()
         for number in range(1_000):
             (workspace / f"{folder}/{number}").touch()

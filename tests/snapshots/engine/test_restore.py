@@ -402,7 +402,7 @@ def test_no_more_bytes_are_in_flight_than_the_budget_allows(
                 flight[0] -= len(data)
         return data
 
-    restore_of(target, Watched(store, on_get=count), taken, effort=Effort(streams=32, memory_bytes=20 * MIB))
+    restore_of(target, Watched(store, on_get=count), taken, effort=Effort(streams=32, fetch_bytes=20 * MIB))
     assert 8 * MIB < most[0] <= 20 * MIB
 
 
