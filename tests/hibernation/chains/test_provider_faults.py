@@ -366,7 +366,7 @@ def test_a_box_that_vanishes_from_a_running_instance_can_be_woken_from_its_last_
     world.host.until_gone(world.box(instance).provider_ref)
     world.reconcile()
     assert instance_state(instance) == InstanceState.RUNNING, "seen absent once"
-    world.reconcile()
+    world.reconcile(times=2)
     assert instance_state(instance) == InstanceState.LOST
     world.wake(instance)
     awake_again(world, instance, kept)
@@ -377,7 +377,7 @@ def test_an_instance_that_was_never_saved_is_lost_and_says_so(world: World) -> N
     world.forward(60)
     world.fault(K.BOX_DIES)
     world.host.until_gone(world.box(instance).provider_ref)
-    world.reconcile(times=2)
+    world.reconcile(times=3)
     instance.refresh_from_db()
     assert instance.state == InstanceState.LOST and "generation is none" in instance.reason
     with pytest.raises(TransitionRefused, match="no verified generation") as refused:
