@@ -70,7 +70,7 @@ def test_newer_poll_of_the_same_worker_ends_the_older_and_gets_the_message(
         gateway.wait_parked(1)
         newer = pool.submit(gateway.poll, token("w_a"), 20)
         assert older.result().status == 204
-        assert gateway.parked() == 1
+        gateway.wait_parked(1)
         control.send("w_a", b"x")
         assert newer.result().body == b"x"
 
