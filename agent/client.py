@@ -99,6 +99,10 @@ class Http:
         adapter = _SystemTrust(pool_maxsize=16)
         self._session.mount("https://", adapter)
         self._session.mount("http://", adapter)
+        # The environment's proxies and certificates, read once: requests would go through all of it at each request.
+        found = self._session.merge_environment_settings(url, {}, None, None, None)
+        self._session.proxies, self._session.verify = found["proxies"], found["verify"]
+        self._session.trust_env = False
 
     def close(self) -> None:
         """Give the connections back."""

@@ -51,19 +51,22 @@ def advance(
         guard[row.FENCE] = getattr(row, row.FENCE)
         if fence is not None:
             columns[row.FENCE] = fence
-    with transaction.atomic():
-        if type(row)._default_manager.filter(**guard).update(**columns) != 1:
-            raise _refused(row, target, found=_found(row))
-        event_add(
-            row,
-            row.TABLE.event(source, target),
-            reason=reason,
-            by=by,
-            now=now,
-            from_state=source,
-            to_state=target,
-            data=data,
-        )
+    # No savepoint: a refusal has written nothing, and is raised where it spoils no transaction around this one.
+    with transaction.atomic(savepoint=False):
+        moved = type(row)._default_manager.filter(**guard).update(**columns) == 1
+        if moved:
+            event_add(
+                row,
+                row.TABLE.event(source, target),
+                reason=reason,
+                by=by,
+                now=now,
+                from_state=source,
+                to_state=target,
+                data=data,
+            )
+    if not moved:
+        raise _refused(row, target, found=_found(row))
     for name, value in columns.items():
         setattr(row, name, value)
     log.info(

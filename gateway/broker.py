@@ -1,4 +1,4 @@
-"""Redis as the gateway uses it: four operations, one subscription, and what is said while Redis is away."""
+"""Redis as the gateway uses it: five operations, one subscription, and what is said while Redis is away."""
 
 from __future__ import annotations
 
@@ -26,6 +26,13 @@ class Posted(NamedTuple):
     stream_id: bytes
 
 
+class Taken(NamedTuple):
+    """The worker's gate entry as Django wrote it, and its next message, which is out of the queue now; or None."""
+
+    gate_entry: bytes | None
+    message: bytes | None
+
+
 class Broker:
     """Every operation raises redis.exceptions.RedisError while Redis is away: at once where nobody listens, after
     ANSWER_TIMEOUT_S (and, for a connection, CONNECT_TIMEOUT_S) where Redis is silent."""
@@ -49,9 +56,12 @@ class Broker:
     async def gate_entry(self, worker_id: str) -> bytes | None:
         return cast("bytes | None", await self._redis.hget(keys.GATE, worker_id))
 
-    async def pop(self, worker_id: str) -> bytes | None:
-        """The worker's next message, taken at the end where a Celery worker would take it."""
-        return cast("bytes | None", await self._redis.rpop(wire.queue_key(worker_id)))
+    async def take(self, worker_id: str) -> Taken:
+        """In one round trip: is it let in, and its next message, from the end where a Celery worker would take it."""
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.hget(keys.GATE, worker_id)
+            pipeline.rpop(wire.queue_key(worker_id))
+            return Taken(*await pipeline.execute())
 
     async def put_back(self, worker_id: str, message: bytes) -> None:
         """Make `message` the worker's next one again, and ring."""

@@ -12,8 +12,8 @@ from redis.exceptions import RedisError
 
 from agent import wire
 from gateway import gate
-from gateway.answers import bad_request, nothing, raw_answer
-from gateway.broker import Broker
+from gateway.answers import Refused, bad_request, nothing, raw_answer
+from gateway.broker import Broker, Taken
 from gateway.lobby import Lobby, Waiter, Wake
 from gateway.tally import Tally
 from gateway.tokens import Claims
@@ -54,12 +54,11 @@ class QueuePolls:
             await self._admit(claims)
             self._lobby.seat(waiter)
             while not waiter.ended:
-                message = await self._pop(claims.worker_id)
+                message = await self._take(claims)
                 if message is not None:
                     return await self._deliver(request, message, waiter)
                 if await waiter.wait(until=until) is not Wake.LOOK:
                     break
-                await self._admit(claims)
         return nothing()
 
     async def settle(self) -> None:
@@ -70,14 +69,17 @@ class QueuePolls:
     async def _admit(self, claims: Claims) -> None:
         gate.admit(await self._broker.gate_entry(claims.worker_id), claims)
 
-    async def _pop(self, worker_id: str) -> bytes | None:
-        popping = asyncio.ensure_future(self._broker.pop(worker_id))
+    async def _take(self, claims: Claims) -> bytes | None:
+        """The worker's next message. Raises Refused where it has lost its say; its message stays in the queue then."""
+        taking = asyncio.ensure_future(self._broker.take(claims.worker_id))
         try:
             # Shielded: cancelled half-way, the message would have left Redis and arrived nowhere.
-            return await asyncio.shield(popping)
-        except asyncio.CancelledError:
-            self._later(self._put_back_popped(worker_id, popping))
+            taken = await asyncio.shield(taking)
+            gate.admit(taken.gate_entry, claims)
+        except (asyncio.CancelledError, Refused):
+            self._later(self._put_back_taken(claims.worker_id, taking))
             raise
+        return taken.message
 
     async def _deliver(self, request: web.BaseRequest, message: bytes, waiter: Waiter) -> web.StreamResponse:
         if waiter.ended:
@@ -102,13 +104,13 @@ class QueuePolls:
         self._returning.add(task)
         task.add_done_callback(self._returning.discard)
 
-    async def _put_back_popped(self, worker_id: str, popping: asyncio.Future[bytes | None]) -> None:
+    async def _put_back_taken(self, worker_id: str, taking: asyncio.Future[Taken]) -> None:
         try:
-            message = await popping
+            taken = await taking
         except RedisError:
             return
-        if message is not None:
-            await self._put_back(worker_id, message)
+        if taken.message is not None:
+            await self._put_back(worker_id, taken.message)
 
     async def _put_back(self, worker_id: str, message: bytes) -> None:
         try:

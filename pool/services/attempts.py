@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from datetime import datetime
 
+from core.errors import TransitionRefused
 from core.reasons import Reason, because
 from core.transitions import advance
 from pool.models import Dispatch, Job
@@ -16,12 +17,14 @@ log = logging.getLogger(__name__)
 
 def attempt_started(dispatch: Dispatch, *, now: datetime) -> bool:
     """Its worker has claimed it. False where the job has moved on, so that this attempt is nobody's any more."""
-    job = _job_of(dispatch, JobState.DISPATCHED)
-    if job is None:
+    job = dispatch.job
+    if job.attempt != dispatch.number:
         return False
-    started_at = job.started_at or now
     reason = because("job_claimed", worker=dispatch.worker.name)
-    advance(job, JobState.RUNNING, reason=reason, now=now, started_at=started_at)
+    try:
+        advance(job, JobState.RUNNING, reason=reason, now=now, started_at=job.started_at or now)
+    except TransitionRefused:
+        return False
     return True
 
 

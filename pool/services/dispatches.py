@@ -142,8 +142,15 @@ def dispatches_withdraw(
 
 
 def dispatch_locked(dispatch_id: str) -> Dispatch | None:
-    """The row, locked until the end of the transaction (on SQLite every transaction holds the one lock there is)."""
-    return Dispatch.objects.select_for_update().filter(pk=dispatch_id).first()
+    """The row, locked until the end of the transaction (on SQLite every transaction holds the one lock there is).
+
+    Its worker and job come with it, unlocked: on PostgreSQL they may be older than the row.
+    """
+    rows = Dispatch.objects.select_for_update(of=("self",)).select_related("worker", "job")
+    try:
+        return rows.get(pk=dispatch_id)
+    except Dispatch.DoesNotExist:
+        return None
 
 
 def dispatch_end(

@@ -141,12 +141,14 @@ def token_refresh(*, post: wire.TokenPost, now: datetime | None = None) -> wire.
 
 def gate(identity: AgentIdentity) -> None:
     """Raises StandDown where that worker, in that epoch, has no say: unknown, revoked, retired, or a newer box exists."""
-    row = Worker.objects.filter(pk=identity.worker_id).values_list("epoch", "secret_sha256").first()
-    if row is None or not row[1]:
-        raise StandDown(f"worker {identity.worker_id} has no say any more", hint="stop its work")
-    if row[0] != identity.epoch:
+    rows = Worker.objects.exclude(secret_sha256="").values_list("epoch", flat=True)
+    try:
+        epoch = rows.get(pk=identity.worker_id)
+    except Worker.DoesNotExist:
+        raise StandDown(f"worker {identity.worker_id} has no say any more", hint="stop its work") from None
+    if epoch != identity.epoch:
         raise StandDown(
-            f"worker {identity.worker_id} is in epoch {row[0]}, not {identity.epoch}", hint="stop its work"
+            f"worker {identity.worker_id} is in epoch {epoch}, not {identity.epoch}", hint="stop its work"
         )
 
 

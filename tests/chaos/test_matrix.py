@@ -13,21 +13,16 @@ import pytest
 from tests.chaos.cases import Case, Missed, Table, pairs
 
 AT_ONCE = 8
-TELLING = [
-    ("worker destroy:destroyed", "worker rent:created"),
-    ("agent snapshot:committed", "agent restore:some"),
-    ("worker snapshot:held-1", "worker restore:held-1"),
-]
 
 
-def run_all(mortal, chosen):
-    client = mortal.client()
-    label = f"matrix {len(chosen)}"
-    account = client.post("/api/accounts", kind="local", label=label)["id"]
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_every_step_killed_before_during_and_after_its_effect(mortal):
+    account = mortal.client().post("/api/accounts", kind="local", label="matrix")["id"]
     table = Table()
 
     def one(number, asleep_at, awake_at, tries=3):
-        name = f"m{len(chosen)}-{number}-{tries}"
+        name = f"m{number}-{tries}"
         case = Case(mortal, account=account, name=name, seed=number, table=table)
         try:
             case.run(asleep_at, awake_at)
@@ -43,19 +38,8 @@ def run_all(mortal, chosen):
         return one(number, asleep_at, awake_at, tries - 1)
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        ran = [pool.submit(one, number, *pair) for number, pair in enumerate(chosen)]
+        ran = [pool.submit(one, number, *pair) for number, pair in enumerate(pairs())]
         failed = [text for text in (done.result() for done in ran) if text]
     if table.lines:
         table.show()
     assert not failed, "\n\n".join(failed)
-
-
-@pytest.mark.timeout(240)
-def test_the_most_telling_kills(mortal):
-    run_all(mortal, TELLING)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1500)
-def test_every_step_killed_before_during_and_after_its_effect(mortal):
-    run_all(mortal, pairs())

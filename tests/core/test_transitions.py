@@ -94,7 +94,7 @@ def test_change_and_event_are_rolled_back_together(worker: Worker) -> None:
 
 
 def test_an_event_that_cannot_be_written_undoes_the_change(worker: Worker) -> None:
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError), transaction.atomic():
         advance(worker, WorkerState.DRAINING, reason=because("created"), data={"not json": object()})
     assert Worker.objects.get(pk=worker.pk).state == WorkerState.ONLINE
 

@@ -10,12 +10,12 @@ from aiohttp.test_utils import make_mocked_request
 
 from agent import wire
 from gateway import keys
-from gateway.broker import Broker
+from gateway.broker import Broker, Taken
 from gateway.lobby import Lobby
 from gateway.polls import QueuePolls, wait_s
 from gateway.tally import Tally
 from gateway.tokens import Claims
-from tests.gateway.harness import ControlPlane, GatewayProcess, bearer, token
+from tests.gateway.harness import ControlPlane, GatewayProcess, bearer, token, until
 from tests.servers import valkey
 
 
@@ -70,7 +70,7 @@ def test_newer_poll_of_the_same_worker_ends_the_older_and_gets_the_message(
         gateway.wait_parked(1)
         newer = pool.submit(gateway.poll, token("w_a"), 20)
         assert older.result().status == 204
-        assert gateway.parked() == 1
+        gateway.wait_parked(1)
         control.send("w_a", b"x")
         assert newer.result().body == b"x"
 
@@ -121,7 +121,7 @@ def test_revoked_worker_gets_no_message_even_when_rung(
         control.redis.hset(keys.GATE, "w_a", '{"epoch": -1, "next_in_s": 30}')  # the announcement was lost
         control.send("w_a", b"secret")
         assert parked.result().status == 409
-    assert control.waiting("w_a") == [b"secret"]
+    until("the message is back in its queue", lambda: control.waiting("w_a") == [b"secret"])
 
 
 def test_worker_that_the_gate_does_not_know_is_sent_for_a_new_token(
@@ -147,17 +147,17 @@ def test_client_that_leaves_frees_its_seat(gateway: GatewayProcess, control: Con
 
 
 class SlowBroker(Broker):
-    """The real one, whose pop takes until `go` although the message has left the list."""
+    """The real one, which answers at `go` although the message has left the list."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url, connections=4)
-        self.popped, self.go = asyncio.Event(), asyncio.Event()
+        self.taken, self.go = asyncio.Event(), asyncio.Event()
 
-    async def pop(self, worker_id: str) -> bytes | None:
-        message = await super().pop(worker_id)
-        self.popped.set()
+    async def take(self, worker_id: str) -> Taken:
+        taken = await super().take(worker_id)
+        self.taken.set()
         await self.go.wait()
-        return message
+        return taken
 
 
 @pytest.mark.parametrize("why", ["client left", "newer poll", "process ends"])
@@ -173,7 +173,7 @@ def test_message_taken_for_a_poll_that_is_no_more_goes_back_to_be_next(
         polls = QueuePolls(broker=slow, lobby=lobby, tally=tally)
         request = make_mocked_request("POST", wire.QUEUE)
         poll = asyncio.create_task(polls.handle(request, query="wait=20", claims=Claims("w_a", 1)))
-        await slow.popped.wait()
+        await slow.taken.wait()
         if why == "client left":
             poll.cancel()  # as aiohttp does when a connection is lost
             await asyncio.wait([poll])

@@ -218,6 +218,17 @@ class World:
                 found.append(json.loads((path / "box.json").read_text()))
         return found
 
+    def until_gone(self, instance: Instance) -> None:
+        """Wait until the provider has nothing any more of the instance's newest box, seen with its account's eyes."""
+        box = self.box(instance)
+        provider = provider_of(box.account)
+        eventually(
+            lambda: (
+                provider.read(box.provider_ref) is None
+                and box.provider_ref not in {facts.ref for facts in provider.listing()}
+            )
+        )
+
     def settled(self) -> None:
         """Wait until the host has done what it is about to do: start what boots, remove what must go."""
         eventually(lambda: not any(self._in_motion(book) for book in self.rented()))

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from django.contrib.admin.utils import quote
 from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.urls import reverse
@@ -43,7 +44,7 @@ def staff(name: str, *codenames: str) -> Client:
 
 
 def page(model: str, verb: str = "changelist", *args: str) -> str:
-    return reverse(f"admin:pool_{model}_{verb}", args=args)
+    return reverse(f"admin:pool_{model}_{verb}", args=[quote(each) for each in args])
 
 
 def confirm(client: Client, place: str, **fields: Any) -> Any:

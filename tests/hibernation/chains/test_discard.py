@@ -46,7 +46,7 @@ def test_a_box_that_vanishes_before_its_discard_is_discarded_all_the_same(world:
     world.forward(60)
     world.fault(K.BOX_DIES)
     instance_delete(instance, discard=True, by="alice", now=world.now())
-    world.host.until_gone(world.box(instance).provider_ref)
+    world.until_gone(instance)
     world.reconcile(times=3)
     assert world.box(instance).state == BoxState.GONE
     assert world.run(instance).state == ChainState.SUCCEEDED

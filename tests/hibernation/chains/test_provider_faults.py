@@ -344,7 +344,7 @@ def test_a_box_that_dies_while_it_is_snapshotted_is_lost_not_hibernated(world: W
     world.enter(world.chain(instance))
     world.forward(60)
     world.fault(K.BOX_DIES)
-    world.host.until_gone(world.box(instance).provider_ref)
+    world.until_gone(instance)
     world.reconcile(times=3)
     instance.refresh_from_db()
     chain = world.chain(instance)
@@ -363,7 +363,7 @@ def test_a_box_that_vanishes_from_a_running_instance_can_be_woken_from_its_last_
     world.run(instance)
     world.forward(60)
     world.fault(K.BOX_DIES)
-    world.host.until_gone(world.box(instance).provider_ref)
+    world.until_gone(instance)
     world.reconcile()
     assert instance_state(instance) == InstanceState.RUNNING, "seen absent once"
     world.reconcile()
@@ -376,7 +376,7 @@ def test_an_instance_that_was_never_saved_is_lost_and_says_so(world: World) -> N
     instance = world.running()
     world.forward(60)
     world.fault(K.BOX_DIES)
-    world.host.until_gone(world.box(instance).provider_ref)
+    world.until_gone(instance)
     world.reconcile(times=2)
     instance.refresh_from_db()
     assert instance.state == InstanceState.LOST and "generation is none" in instance.reason

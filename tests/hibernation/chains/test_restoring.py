@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -50,11 +51,11 @@ def loses_a_file(agent: Agent, claim: wire.Claimed) -> wire.FinishPost:
 
 @pytest.mark.parametrize("wrong", [lies, pytest.param(loses_a_file, marks=pytest.mark.slow)])
 def test_a_restore_that_reports_something_else_is_done_again_on_another_box(
-    world: World, wrong: object
+    world: World, wrong: Callable[[Agent, wire.Claimed], wire.FinishPost]
 ) -> None:
     instance, kept = waking(world)
     first = world.box(instance)
-    world.agent(instance).instead["restore"] = wrong  # type: ignore[assignment]
+    world.agent(instance).instead["restore"] = wrong
     world.run(instance, until=lambda chain: Box.objects.filter(epoch=3).exists())
     instance.refresh_from_db()
     assert (instance.state, instance.restore_incomplete) == (InstanceState.WAKING, True)
@@ -103,7 +104,7 @@ def test_a_box_that_dies_while_it_restores_is_replaced(world: World) -> None:
     world.enter(world.chain(instance))
     world.forward(60)
     world.fault(K.BOX_DIES)
-    world.host.until_gone(world.box(instance).provider_ref)
+    world.until_gone(instance)
     world.forward(5)
     world.run(instance, until=lambda chain: Box.objects.filter(epoch=3).exists(), agents=False)
     assert world.run(instance).state == ChainState.SUCCEEDED
