@@ -159,7 +159,7 @@ class Desk:
         self._turns = count(1)
         self._workers: dict[int, dict[Need, deque[Chosen]]] = {}
         self._jobs: dict[str, deque[Job]] = {}
-        self._more: set[str] = set()
+        self._hand: dict[str, int] = {}
         self._free: dict[str, int] = {}
         self._nobody: set[Need] = set()
         self._kinds: list[Group] | None = None
@@ -200,10 +200,8 @@ class Desk:
         hand = self._jobs.setdefault(line.key, deque())
         if not hand:
             queued = Job.objects.filter(state=JobState.QUEUED, need_key=line.key).order_by("queued_at", "pk")
-            hand.extend(queued.defer("command", "script", "env")[: choosing.AT_ONCE])
-            self._more.discard(line.key)
-            if len(hand) == choosing.AT_ONCE:
-                self._more.add(line.key)
+            how_many = self._hand[line.key] = min(2 * self._hand.get(line.key, 1), choosing.AT_ONCE)
+            hand.extend(queued.defer("command", "script", "env")[:how_many])
         return hand[0] if hand else None
 
     def given(self, line: Line, chosen: Chosen) -> datetime | None:
@@ -213,11 +211,9 @@ class Desk:
             # It is at the end of this tenant's turn now, whatever the need; asked again, it will be found there.
             for one in [one for one in hand if one.worker_id == chosen.worker_id]:
                 hand.remove(one)
-        jobs = self._jobs[line.key]
-        last = jobs.popleft()
-        if jobs:
-            return jobs[0].queued_at
-        return last.queued_at if line.key in self._more else None
+        last = self._jobs[line.key].popleft()
+        following = self.job(line)
+        return max(following.queued_at, last.queued_at) if following is not None else None
 
     def somebody_else_is_at(self, line: Line) -> None:
         """Another dispatcher gives the same jobs: look again which are left."""
