@@ -358,6 +358,10 @@ class Job(Stateful):
         row = self._waits()
         return row.remedy if row is not None else ""
 
+    def refresh_from_db(self, *args: Any, **kwargs: Any) -> None:
+        super().refresh_from_db(*args, **kwargs)
+        self._state.fields_cache.pop("waiting", None)
+
     def _waits(self) -> Waiting | None:
         try:
             return self.waiting if self.state == JobState.QUEUED else None
@@ -434,9 +438,7 @@ class Dispatch(Stateful):
             ),
             models.Index(fields=["rung_at"], condition=Q(state=DispatchState.RUNG), name="dispatch_rung"),
             models.Index(fields=["worker"], condition=Q(**HAUNTING), name="dispatch_haunting"),
-            models.Index(
-                fields=["worker"], condition=Q(counted=True) & ~Q(state__in=OPEN), name="dispatch_counted"
-            ),
+            models.Index(fields=["state", "worker"], condition=Q(counted=True), name="dispatch_counted"),
         ]
 
     def __str__(self) -> str:

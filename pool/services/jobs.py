@@ -163,7 +163,7 @@ class Desk:
         self._free: dict[str, int] = {}
         self._nobody: set[Need] = set()
         self._kinds: list[Group] | None = None
-        self._open: int | None = None
+        self._open = choosing.workers_open()
 
     def turn_at(self) -> datetime:
         """A moment of its own for each choice of this run: the round robin turns on which was longest ago."""
@@ -171,8 +171,6 @@ class Desk:
 
     def nobody_for(self, need: Need) -> bool:
         """Whether it is known already that no worker takes that need in this run."""
-        if self._open is None:
-            self._open = choosing.workers_open()
         if not self._open or need in self._nobody:
             return True
         if self._kinds is None or need.instance_ref:
@@ -190,7 +188,7 @@ class Desk:
         if hand:
             return hand[0]
         self._nobody.add(need)
-        if self._kinds is None:
+        if self._kinds is None or self._open <= choosing.FEW:
             # What kinds of workers are open tells of the other lines, without asking for each.
             self._kinds = choosing.kinds_open(now=self._now)
         return None
@@ -224,7 +222,7 @@ class Desk:
         self._free[chosen.worker_id] = 0
 
     def _ask(self, need: Need, how_many: int) -> Iterator[Chosen]:
-        few = self._open is not None and self._open <= choosing.FEW
+        few = self._open <= choosing.FEW
         for one in choosing.workers_in_turn(need, now=self._now, limit=how_many, few=few):
             if self._free.get(one.worker_id) != 0:
                 self._free[one.worker_id] = one.slots - one.taken

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Count, F, OuterRef, Q, Subquery
+from django.db.models import Count, F, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 
 from core.bulk import update_rows
@@ -51,8 +51,10 @@ def standings_renew(*, now: datetime) -> int:
     One query on an index where there is nothing to do.
     """
     due = Worker.objects.filter(renews_at__lte=now).order_by("renews_at")
-    ids = list(due.values_list("pk", flat=True)[:AT_ONCE])
-    if ids:
+    if not due.exists():
+        return 0
+    with transaction.atomic():
+        ids = _locked(due[:AT_ONCE])
         online = workers_lean(Worker.objects.filter(pk__in=ids, state=WorkerState.ONLINE))
         # The others are read when they post again.
         Worker.objects.filter(pk__in=ids).exclude(state=WorkerState.ONLINE).update(renews_at=None)
@@ -61,8 +63,13 @@ def standings_renew(*, now: datetime) -> int:
 
 
 def standings_expire(accounts: Collection[str]) -> None:
-    """Have the workers of these accounts read anew by the dispatcher's next run: their limits or hours have changed."""
-    Worker.objects.filter(account__in=accounts, state=WorkerState.ONLINE).update(renews_at=F("state_since"))
+    """Have the workers of these accounts read anew by the dispatcher's next run: their limits or hours have changed.
+
+    Whoever does not say so is found out after READ_AGAIN_S, or by the workers' next posts.
+    """
+    with transaction.atomic():
+        ids = _locked(Worker.objects.filter(account__in=accounts, state=WorkerState.ONLINE))
+        Worker.objects.filter(pk__in=ids).update(renews_at=F("state_since"))
 
 
 def slots_release() -> int:
@@ -75,17 +82,24 @@ def slots_release() -> int:
     found = list(ended.exclude(holding).order_by().values_list("pk", "worker_id")[:AT_ONCE])
     if not found:
         return 0
-    workers = {worker_id for _, worker_id in found}
     with transaction.atomic():
-        locked = Worker.objects.select_for_update().filter(pk__in=workers).order_by("pk")
-        list(locked.values_list("pk", flat=True))
-        Dispatch.objects.filter(pk__in=[pk for pk, _ in found]).update(counted=False)
+        workers = set(_locked(Worker.objects.filter(pk__in={worker_id for _, worker_id in found})))
+        ours = [pk for pk, worker_id in found if worker_id in workers]
+        Dispatch.objects.filter(pk__in=ours).update(counted=False)
         counted = Dispatch.objects.filter(
             worker=OuterRef("pk"), counted=True, state__in=(*OPEN, DispatchState.WITHDRAWN)
         )
         number = counted.order_by().values("worker").annotate(number=Count("pk")).values("number")
         Worker.objects.filter(pk__in=workers).update(taken=Coalesce(Subquery(number), 0))
-    return len(found)
+    return len(ours)
+
+
+def _locked(workers: QuerySet[Worker]) -> list[str]:
+    """Those of them that nobody else has locked, locked until the end of the transaction; the others' turn comes again.
+
+    Intake locks thousands of workers in an order of its own: whoever holds several must not wait for another.
+    """
+    return list(workers.select_for_update(skip_locked=True).values_list("pk", flat=True))
 
 
 def _standings(rows: list[Worker], *, now: datetime) -> dict[str, Standing]:
