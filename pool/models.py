@@ -188,11 +188,7 @@ class Worker(Stateful):
                 condition=Q(state=WorkerState.ONLINE, taken__lt=F("slots")),
                 name="worker_open",
             ),
-            models.Index(
-                fields=["renews_at"],
-                condition=Q(state=WorkerState.ONLINE, renews_at__isnull=False),
-                name="worker_renews",
-            ),
+            models.Index(fields=["renews_at"], condition=Q(renews_at__isnull=False), name="worker_renews"),
         ]
 
     def __str__(self) -> str:

@@ -25,7 +25,9 @@ def test_a_worker_fits_where_it_has_every_label_of_the_job(
     have: dict[str, str], need: dict[str, str]
 ) -> None:
     lacking = missing(packed(have), packed(need))
-    assert sorted(lacking) == sorted(f"{key}={value}" for key, value in need.items() if have.get(key) != value)
+    assert sorted(lacking) == sorted(
+        f"{key}={value}" for key, value in need.items() if have.get(key) != value
+    )
     assert missing(packed({**need, **have}), packed(have)) == []
 
 
