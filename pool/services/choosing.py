@@ -69,7 +69,7 @@ def workers_open() -> int:
     """How many workers could take some job now, counted up to one more than FEW."""
     with connection.cursor() as cursor:
         cursor.execute(
-            f"SELECT COUNT(*) FROM (SELECT 1 FROM {WORKER} w WHERE {OPEN} LIMIT {FEW + 1}) AS found"
+            f"SELECT COUNT(*) FROM (SELECT 1 FROM {WORKER} w {_by_open()} WHERE {OPEN} LIMIT {FEW + 1}) AS found"
         )
         return int(cursor.fetchone()[0])
 
@@ -80,7 +80,7 @@ def kinds_open(*, now: datetime) -> list[Group]:
         cursor.execute(
             f"""
             SELECT DISTINCT a.kind, w.gpu_mem_bytes, w.labels, w.owner_id
-            FROM {WORKER} w JOIN {ACCOUNT} a ON a.id = w.account_id
+            FROM {WORKER} w {_by_open()} JOIN {ACCOUNT} a ON a.id = w.account_id
             WHERE {OPEN} AND w.instance_ref = '' AND a.enabled AND (w.safe_until IS NULL OR w.safe_until > %s)
             """,
             [connection.ops.adapt_datetimefield_value(now)],

@@ -33,7 +33,8 @@ def reasons_write(
     """Say why the unplaced lines wait. waiting: the keys of all lines that still have jobs; changed: of those, whose
     reason cannot be what it was, since some of their jobs were placed. What is said of lines that are gone is removed.
     """
-    said = {row.key: row for row in Waiting.objects.all()}
+    rows = Waiting.objects.values_list("key", "judged_at", "reason_code", "reason_params", named=True)
+    said = {row.key: row for row in rows}
     gone = [key for key in said if key not in waiting]
     if gone:
         Waiting.objects.filter(pk__in=gone).delete()
@@ -46,14 +47,14 @@ def reasons_write(
     due.sort(key=lambda line: (line.key in said, said[line.key].judged_at if line.key in said else now))
     if not due[:AT_ONCE]:
         return
-    rows = []
+    told = []
     for line, reason in _reasons(due[:AT_ONCE], now=now):
         before = said.get(line.key)
         if before is None or (before.reason_code, before.reason_params) != (reason.code, dict(reason.params)):
             log.info("select tenant=%s waits: %s", line.need.tenant_id, reason)
-        rows.append(Waiting(key=line.key, judged_at=now, **Waiting.reason_columns(reason)))
+        told.append(Waiting(key=line.key, judged_at=now, **Waiting.reason_columns(reason)))
     Waiting.objects.bulk_create(
-        rows,
+        told,
         update_conflicts=True,
         unique_fields=["key"],
         update_fields=["judged_at", "reason_code", "reason_params"],
