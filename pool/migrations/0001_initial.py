@@ -215,7 +215,7 @@ class Migration(migrations.Migration):
             options={
                 'ordering': ['name'],
                 'indexes': [models.Index(fields=['state', 'instance_ref'], name='worker_state'), models.Index(condition=models.Q(('due_at__isnull', False)), fields=['due_at'], name='worker_due'), models.Index(condition=models.Q(('state', pool.states.WorkerState['ONLINE']), ('taken__lt', models.F('slots'))), fields=['instance_ref', 'used_percent', 'id'], name='worker_open'), models.Index(condition=models.Q(('renews_at__isnull', False)), fields=['renews_at'], name='worker_renews')],
-                'constraints': [models.UniqueConstraint(condition=models.Q(('instance_ref', ''), _negated=True), fields=('instance_ref',), name='worker_one_per_instance'), models.UniqueConstraint(condition=models.Q(('state', pool.states.WorkerState['REVOKED']), _negated=True), fields=('account', 'name'), name='worker_name', violation_error_message='another worker of this account has that name')],
+                'constraints': [models.UniqueConstraint(condition=models.Q(models.Q(('instance_ref', ''), _negated=True), models.Q(('state', pool.states.WorkerState['REVOKED']), _negated=True)), fields=('instance_ref',), name='worker_one_per_instance'), models.UniqueConstraint(condition=models.Q(('state', pool.states.WorkerState['REVOKED']), _negated=True), fields=('account', 'name'), name='worker_name', violation_error_message='another worker of this account has that name')],
             },
         ),
         migrations.CreateModel(
