@@ -10,7 +10,7 @@ from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.decorators import display
 from unfold.enums import ActionVariant
 
-from core.admin_base import Dialog, OperatedAdmin, ReadOnlyAdmin, ReadOnlyInline
+from core.admin_base import Dialog, OperatedAdmin, ReadOnlyAdmin, ReadOnlyInline, action
 from pool.labels import pairs
 from pool.models import Dispatch, Job
 from pool.selectors import log_read
