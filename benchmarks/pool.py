@@ -204,7 +204,7 @@ class Bench:
 
                 Dispatch.objects.all().delete()
                 Job.objects.filter(state="dispatched").update(state="queued")
-                Worker.objects.filter(state="online").update(slots=0)
+                Worker.objects.filter(state="online").update(slots=0, taken=0)
                 some = [one.pk for one in self.online[1::2][:how_many]]  # the local ones: no week to use up
                 Worker.objects.filter(pk__in=some).update(slots=1)
 

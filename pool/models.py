@@ -7,13 +7,14 @@ from typing import Any
 from django.conf import settings
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
-from django.db.models import Q
+from django.db.models import F, Q
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from core.fields import SecretField
 from core.ids import new_id
 from core.models import Stateful
+from pool.lines import LABELS_LIMIT, NEED_KEY_LIMIT, Waiting, need_key
 from pool.models_history import UtilisationHour as UtilisationHour
 from pool.models_history import UtilisationMinute as UtilisationMinute
 from pool.models_history import WorkerDay as WorkerDay
@@ -124,6 +125,11 @@ class Worker(Stateful):
     check_interval_s: how often it posts. due_at: when the next check of its silence is due; a worker whose posts are
     overdue by more than one interval is suspect, by more than two lost. drain_asked_at: since when it is ordered to
     drain, whatever its state is meanwhile; null where no such order stands.
+
+    What selection decides by is kept in columns (docs/design/selection.md). labels: as pool.labels.packed writes them.
+    used_percent: of its quota, as last read. safe_until, ends_at: when it is near its limit and when its session or week
+    is used up, if its machine goes on running; null: never. renews_at: when the three must be read anew, whatever was
+    posted; null: only posts change them. taken: how many of its slots hold a job, as the dispatcher last counted.
     """
 
     TABLE = WORKER
@@ -154,6 +160,12 @@ class Worker(Stateful):
     gpu_count = models.PositiveSmallIntegerField(default=0)
     gpu_mem_bytes = models.BigIntegerField(default=0, help_text=_("of its smallest GPU"))
     gpu_util = models.FloatField(null=True, blank=True, help_text=_("percent; empty: unknown"))
+    labels = models.CharField(max_length=LABELS_LIMIT, blank=True, default="", editable=False)
+    used_percent = models.FloatField(default=0, editable=False)
+    safe_until = models.DateTimeField(null=True, blank=True, editable=False)
+    ends_at = models.DateTimeField(null=True, blank=True, editable=False)
+    renews_at = models.DateTimeField(null=True, blank=True, editable=False)
+    taken = models.PositiveSmallIntegerField(default=0, editable=False)
     last_seen_at = models.DateTimeField(null=True, blank=True)
     due_at = models.DateTimeField(null=True, blank=True, editable=False)
     drain_asked_at = models.DateTimeField(null=True, blank=True, editable=False)
@@ -181,6 +193,13 @@ class Worker(Stateful):
             models.Index(fields=["state", "instance_ref"], name="worker_state"),
             # Not "state in …": SQLite does not use a partial index for an IN with bound parameters.
             models.Index(fields=["due_at"], condition=Q(due_at__isnull=False), name="worker_due"),
+            # In the order in which selection asks for workers that can take a job.
+            models.Index(
+                fields=["instance_ref", "used_percent", "id"],
+                condition=Q(state=WorkerState.ONLINE, taken__lt=F("slots")),
+                name="worker_open",
+            ),
+            models.Index(fields=["renews_at"], condition=Q(renews_at__isnull=False), name="worker_renews"),
         ]
 
     def __str__(self) -> str:
@@ -261,13 +280,18 @@ class Choice(models.Model):
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["tenant", "worker"], name="choice_tenant_worker")]
+        indexes = [models.Index(fields=["tenant", "chosen_at"], name="choice_turn")]
 
     def __str__(self) -> str:
         return f"{self.tenant_id} {self.worker_id}"
 
 
 class Job(Stateful):
-    """A command to run somewhere. `attempt` counts its tries; a report from an older one changes nothing."""
+    """A command to run somewhere. `attempt` counts its tries; a report from an older one changes nothing.
+
+    labels: what its worker must have, as pool.labels.packed writes them. need_key: written by the database; jobs that
+    have the same stand in one line and wait for the same reason, which is in `waiting`.
+    """
 
     TABLE = JOB
     SUBJECT = "job"
@@ -289,7 +313,20 @@ class Job(Stateful):
     instance_ref = models.CharField(
         max_length=40, blank=True, default="", help_text=_("run it on this instance only")
     )
+    labels = models.CharField(max_length=LABELS_LIMIT, blank=True, default="", editable=False)
     priority = models.SmallIntegerField(default=0, help_text=_("higher runs first"))
+    need_key = models.GeneratedField(
+        expression=need_key(), output_field=models.CharField(max_length=NEED_KEY_LIMIT), db_persist=True
+    )
+    waiting = models.ForeignObject(
+        Waiting,
+        from_fields=["need_key"],
+        to_fields=["key"],
+        on_delete=models.DO_NOTHING,
+        related_name="+",
+        null=True,
+        editable=False,
+    )
     attempt = models.PositiveIntegerField(default=0)
     max_attempts = models.PositiveIntegerField(default=5)
     exit_code = models.IntegerField(null=True, blank=True)
@@ -303,13 +340,40 @@ class Job(Stateful):
         ordering = ["-queued_at"]
         indexes = [
             models.Index(
-                fields=["-priority", "queued_at"], condition=Q(state=JobState.QUEUED), name="job_queue"
+                fields=["need_key", "queued_at", "id"], condition=Q(state=JobState.QUEUED), name="job_line"
+            ),
+            models.Index(
+                fields=["owner"],
+                condition=Q(state__in=(JobState.DISPATCHED, JobState.RUNNING)),
+                name="job_placed",
             ),
             models.Index(fields=["owner", "-queued_at"], name="job_owner"),
         ]
 
     def __str__(self) -> str:
         return f"{self.name} ({self.id})"
+
+    @property
+    def reason(self) -> str:
+        """Why it is in its state; of a queued one that could not be placed, what it waits for."""
+        row = self._waits()
+        return row.reason if row is not None else super().reason
+
+    @property
+    def remedy(self) -> str:
+        """What would let a queued job start, in the reader's language; empty where nothing keeps it."""
+        row = self._waits()
+        return row.remedy if row is not None else ""
+
+    def refresh_from_db(self, *args: Any, **kwargs: Any) -> None:
+        super().refresh_from_db(*args, **kwargs)
+        self._state.fields_cache.pop("waiting", None)
+
+    def _waits(self) -> Waiting | None:
+        try:
+            return self.waiting if self.state == JobState.QUEUED else None
+        except Waiting.DoesNotExist:
+            return None
 
 
 class Dispatch(Stateful):
@@ -319,6 +383,7 @@ class Dispatch(Stateful):
     report must carry that fence. ref: what it is for, in the words of whoever asked (a snapshot's id, say). key: makes
     asking twice for the same thing find the first. slot: which of the worker's slots a job holds while it is open.
     finished_at: when the worker was known to be done with it; a withdrawn one without it may still be running there.
+    counted: it is part of its worker's `taken`; the dispatcher's next run takes what has ended off again.
     """
 
     TABLE = DISPATCH
@@ -338,6 +403,7 @@ class Dispatch(Stateful):
     job = models.ForeignKey(Job, null=True, blank=True, on_delete=models.CASCADE, related_name="attempts")
     number = models.PositiveIntegerField(default=0, help_text=_("the job's attempt"))
     slot = models.PositiveSmallIntegerField(null=True, blank=True)
+    counted = models.BooleanField(default=False, editable=False)
     ref = models.CharField(max_length=40, blank=True, default="")
     key = models.CharField(max_length=80, null=True, blank=True, unique=True)
     work = models.JSONField(default=dict)
@@ -379,6 +445,7 @@ class Dispatch(Stateful):
             ),
             models.Index(fields=["rung_at"], condition=Q(state=DispatchState.RUNG), name="dispatch_rung"),
             models.Index(fields=["worker"], condition=Q(**HAUNTING), name="dispatch_haunting"),
+            models.Index(fields=["state", "worker"], condition=Q(counted=True), name="dispatch_counted"),
         ]
 
     def __str__(self) -> str:

@@ -19,11 +19,13 @@ register(
         "kept_for_instance": "it takes only jobs that name its instance",
         "not_that_instance": "it is not the instance that the job names",
         "somebody_elses": "it belongs to somebody else",
+        "labels_missing": "it lacks the labels {missing}",
         # jobs: what they wait for
         "job_submitted": "waits for the next choice of a worker",
         "no_workers": "no worker is enrolled",
         "no_worker_of_provider": "no {need} worker is enrolled",
         "no_worker_with_memory": "no worker with {need_gib:g} GiB free: the largest has {most_gib:g} GiB",
+        "no_worker_with_labels": "no worker that fits has the labels {labels}",
         "none_online": "none of the {workers} workers that fit is online",
         "all_busy": "all {workers} workers that fit and are safe are busy",
         "all_near_limit": "all {workers} workers that fit and are online are near their limit",
@@ -53,6 +55,7 @@ register(
         # workers
         "worker_created": "made for instance {instance}",
         "worker_enrolled": "enrolled with a token of {account}",
+        "worker_labels": "its labels are {labels}",
         "worker_posted": "it posted its status",
         "posts_missing": "no status post for {silent_s:.0f} s; it posts every {interval_s:g} s",
         "new_session": "a new session of it was enrolled",
@@ -68,3 +71,36 @@ register(
         "session_gap": "nothing was heard for {gap_h:.2f} h; its session went on and was counted",
     }
 )
+
+REMEDIES = {
+    "no_workers": "enrol a worker: make a join token and start an agent with it",
+    "no_worker_of_provider": "enrol a {need} worker, or submit it without a provider",
+    "no_worker_with_memory": "enrol a worker with {need_gib:g} GiB, or ask for at most {most_gib:g} GiB",
+    "no_worker_with_labels": "give a worker the labels {labels}, or ask for fewer",
+    "none_online": "start one of them; it takes the job with its first status post",
+    "all_busy": "it starts when one of them has a slot free and the jobs before it are placed, or when another joins",
+    "all_near_limit": "it starts when a week begins anew, or on a new session or another account",
+    "none_long_enough": "start a fresh session, or expect at most {most_h:.2f} h",
+    "instance_asleep": "wake the instance",
+    "instance_unknown": "cancel it, and submit it without the instance",
+    "worker_not_online": "it starts when the instance posts its status again",
+    "slots_taken": "it starts when a job of the instance ends",
+    "account_disabled": "switch the account on again",
+    "gpu_too_small": "ask for at most {have_gib:g} GiB",
+    "wrong_provider": "submit it without a provider",
+    "labels_missing": "give the worker the labels {missing}, or ask for fewer",
+    "session_too_short": "start a fresh session, or expect at most {left_h:.2f} h",
+    "week_too_short": "wait for the week to begin anew, or expect at most {left_h:.2f} h",
+    "near_session_limit": "start a fresh session",
+    "near_week_limit": "it starts when the week begins anew",
+    "near_budget": "it starts when the {period} is over, or with a larger budget",
+}
+"""Reason of a waiting job -> what would let it start. With the same parameters as the reason."""
+
+
+def remedy_of(code: str) -> str:
+    """The code of the sentence that says what would change it; empty where there is none."""
+    return f"{code}.remedy" if code in REMEDIES else ""
+
+
+register({f"{code}.remedy": sentence for code, sentence in REMEDIES.items()})

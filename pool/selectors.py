@@ -34,7 +34,9 @@ def jobs_waiting_for_instances() -> QuerySet[Job]:
 def jobs_of(user: Any) -> QuerySet[Job]:
     """The jobs that a person may see, each with its attempts; staff sees all."""
     attempts = Dispatch.objects.select_related("worker__account").order_by("number")
-    rows = Job.objects.select_related("owner").prefetch_related(Prefetch("attempts", queryset=attempts))
+    rows = Job.objects.select_related("owner", "waiting").prefetch_related(
+        Prefetch("attempts", queryset=attempts)
+    )
     return rows if user.is_staff else rows.filter(owner=user)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.db.models import F, QuerySet
@@ -30,6 +31,12 @@ LEAN = [
     "last_seen_at",
     "due_at",
     "drain_asked_at",
+    "labels",
+    "used_percent",
+    "safe_until",
+    "ends_at",
+    "renews_at",
+    "taken",
 ]
 
 
@@ -74,28 +81,55 @@ def week_used_h(accounts: Collection[Account], *, now: datetime) -> dict[str, fl
     return used_h
 
 
-def readings(workers: Iterable[Worker], *, now: datetime) -> dict[str, Reading]:
-    """Worker id -> its reading. The workers come with their accounts (select_related)."""
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """What `quota.reading` and `standing.standing` are made of. read_at: when the session's runtime was posted."""
+
+    limits: Limits
+    session_runtime_h: float
+    week_used_h: float
+    spent: Spend
+    read_at: datetime
+
+    def reading(self) -> Reading:
+        return reading(
+            self.limits,
+            session_runtime_h=self.session_runtime_h,
+            week_used_h=self.week_used_h,
+            spent_usd_day=self.spent.usd_day,
+            spent_usd_month=self.spent.usd_month,
+        )
+
+
+def figures(workers: Iterable[Worker], *, now: datetime) -> dict[str, Figures]:
+    """Worker id -> its figures. The workers come with their accounts (select_related)."""
     rows = list(workers)
     accounts = {worker.account_id: worker.account for worker in rows}
     limits = {account_id: limits_of(account) for account_id, account in accounts.items()}
     weekly = week_used_h([accounts[key] for key in limits if limits[key].weekly_limit_h is not None], now=now)
     money = spend_of([key for key, limit in limits.items() if _has_budget(limit)], now=now)
-    runtimes = dict(
-        Session.objects.filter(
+    sessions = {
+        worker_id: (runtime_s, last_post_at)
+        for worker_id, runtime_s, last_post_at in Session.objects.filter(
             worker__in=[worker.pk for worker in rows], epoch=F("worker__epoch")
-        ).values_list("worker_id", "runtime_s")
-    )
-    return {
-        worker.pk: reading(
-            limits[worker.account_id],
-            session_runtime_h=runtimes.get(worker.pk, 0.0) / 3600,
-            week_used_h=weekly.get(worker.account_id, 0.0),
-            spent_usd_day=money.get(worker.account_id, Spend()).usd_day,
-            spent_usd_month=money.get(worker.account_id, Spend()).usd_month,
-        )
-        for worker in rows
+        ).values_list("worker_id", "runtime_s", "last_post_at")
     }
+    found = {}
+    for worker in rows:
+        runtime_s, last_post_at = sessions.get(worker.pk, (0.0, None))
+        found[worker.pk] = Figures(
+            limits=limits[worker.account_id],
+            session_runtime_h=runtime_s / 3600,
+            week_used_h=weekly.get(worker.account_id, 0.0),
+            spent=money.get(worker.account_id, Spend()),
+            read_at=last_post_at or now,
+        )
+    return found
+
+
+def readings(workers: Iterable[Worker], *, now: datetime) -> dict[str, Reading]:
+    """Worker id -> its reading. The workers come with their accounts (select_related)."""
+    return {worker_id: one.reading() for worker_id, one in figures(workers, now=now).items()}
 
 
 def _has_budget(limits: Limits) -> bool:

@@ -11,6 +11,7 @@ from unfold.decorators import display
 from unfold.enums import ActionVariant
 
 from core.admin_base import Dialog, OperatedAdmin, ReadOnlyAdmin, ReadOnlyInline, action
+from pool.labels import pairs
 from pool.models import Dispatch, Job
 from pool.selectors import log_read
 from pool.services.submission import job_cancel
@@ -52,21 +53,21 @@ class JobAdmin(OperatedAdmin):
     list_display = ["name", "owner", "status", "why", "attempt", "priority", "queued_at", "ended_at"]
     list_filter = [("state", ChoicesDropdownFilter), "provider"]
     search_fields = ["name", "=id", "owner__username", "=instance_ref"]
-    list_select_related = ["owner"]
+    list_select_related = ["owner", "waiting"]
     inlines = [AttemptInline]
     fields = [
         ("id", "name", "owner"),
-        ("state", "state_since", "why"),
+        ("state", "state_since", "why", "remedy"),
         "command",
         "script",
         "variables",
         ("timeout_s", "grace_s", "expected_hours"),
-        ("gpu_mem_bytes", "provider", "instance_ref"),
+        ("gpu_mem_bytes", "provider", "instance_ref", "labelled"),
         ("priority", "attempt", "max_attempts"),
         ("queued_at", "started_at", "ended_at"),
         ("cancel_requested_at", "cancel_requested_by", "exit_code"),
     ]
-    readonly_fields = ["id", "why", "variables"]
+    readonly_fields = ["id", "why", "remedy", "labelled", "variables"]
     actions_row = ["cancel"]
     actions_detail = ["cancel"]
 
@@ -77,6 +78,14 @@ class JobAdmin(OperatedAdmin):
     @display(description=_("reason"))
     def why(self, job: Job) -> str:
         return job.reason
+
+    @display(description=_("what would change it"))
+    def remedy(self, job: Job) -> str:
+        return job.remedy or "–"
+
+    @display(description=_("labels"))
+    def labelled(self, job: Job) -> str:
+        return ", ".join(pairs(job.labels)) or "–"
 
     @display(description=_("environment"))
     def variables(self, job: Job) -> str:

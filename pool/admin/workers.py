@@ -23,10 +23,12 @@ from core.admin_base import Dialog, NoteDialog, OperatedAdmin, ReadOnlyInline, a
 from core.errors import DomainError
 from pool import selectors
 from pool.admin.interrogation import interrogation_shown
+from pool.labels import pairs
 from pool.models import Account, Session, Worker
 from pool.services import workers
 from pool.services.enrollment import enrollment_token_issue
 from pool.services.interrogation import worker_interrogate
+from pool.services.labels import worker_labels_set
 from pool.services.terms import terms_require
 from pool.states import WorkerState
 
@@ -75,6 +77,16 @@ class JoinDialog(Dialog):
         return account
 
 
+class LabelsDialog(Dialog):
+    text = forms.CharField(
+        label=_("Labels, such as gpu=a100, disk=nvme"), required=False, widget=UnfoldAdminTextInputWidget
+    )
+
+    def labels(self) -> dict[str, str]:
+        words = self.cleaned_data["text"].replace(",", " ").split()
+        return {key: value for key, _equals, value in (word.partition("=") for word in words)}
+
+
 class SessionInline(ReadOnlyInline):
     model = Session
     fields = ["epoch", "started_at", "runtime_s", "counted_s", "last_post_at", "ended_at"]
@@ -97,17 +109,17 @@ class WorkerAdmin(OperatedAdmin):
         ("account", "owner", "instance_ref"),
         ("state", "state_since", "why"),
         ("quota", "verdict"),
-        ("slots", "slots_held"),
+        ("slots", "slots_held", "labelled"),
         ("gpu_name", "gpu_count", "gpu_mem_bytes", "gpu_util"),
         ("epoch", "check_interval_s", "last_seen_at"),
         ("agent_version", "platform"),
         ("health_url", "answered"),
         "created_at",
     ]
-    readonly_fields = ["id", "why", "quota", "verdict", "slots_held", "answered"]
+    readonly_fields = ["id", "why", "quota", "verdict", "slots_held", "labelled", "answered"]
     actions_list = ["join"]
-    actions_row = ["interrogate", "drain", "undrain", "revoke"]
-    actions_detail = ["interrogate", "drain", "undrain", "revoke"]
+    actions_row = ["interrogate", "drain", "undrain", "label", "revoke"]
+    actions_detail = ["interrogate", "drain", "undrain", "label", "revoke"]
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         plain = super().get_changelist(request, **kwargs)
@@ -146,6 +158,10 @@ class WorkerAdmin(OperatedAdmin):
     @display(description=_("slots"))
     def slots_held(self, worker: Worker) -> str:
         return f"{worker.shown.taken} / {worker.slots}"
+
+    @display(description=_("labels"))
+    def labelled(self, worker: Worker) -> str:
+        return ", ".join(pairs(worker.labels)) or "–"
 
     @display(description=_("GPU"))
     def gpu(self, worker: Worker) -> str:
@@ -240,6 +256,24 @@ class WorkerAdmin(OperatedAdmin):
             workers.worker_undrain(worker, reason=form.reason(), by=request.user.get_username())
 
         return self.act(request, object_id, do, done=gettext("It takes jobs again."))
+
+    @action(
+        description=_("Set labels"),
+        icon="label",
+        url_path="label",
+        permissions=["operate"],
+        dialog={
+            "title": _("Set this worker's labels"),
+            "description": _("They replace those that it has. A job may ask for labels of its worker."),
+            "form_class": LabelsDialog,
+            "form_submit_text": _("Set them"),
+        },
+    )
+    def label(self, request: HttpRequest, form: LabelsDialog, object_id: str) -> HttpResponse:
+        def do(worker: Worker) -> None:
+            worker_labels_set(worker, form.labels(), by=request.user.get_username())
+
+        return self.act(request, object_id, do, done=gettext("Its labels are set."))
 
     @action(
         description=_("Revoke"),

@@ -8,6 +8,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from pool.api.interrogation_serializer import InterrogationSerializer
+from pool.labels import unpacked
 from pool.models import Account, Dispatch, Job, OfficialQuota, Worker
 from pool.quota import Reading
 from pool.services.accounts import credentials_hint
@@ -49,6 +50,19 @@ class WorkerAccountSerializer(serializers.ModelSerializer):
         read_only_fields = fields
 
 
+class LabelsField(serializers.DictField):
+    """Labels as {"key": "value"}; stored as one text."""
+
+    child = serializers.CharField(max_length=40)
+
+    def to_representation(self, value: str) -> dict[str, str]:
+        return unpacked(value)
+
+
+class LabelsSerializer(serializers.Serializer):
+    labels = LabelsField(help_text="all that it is to have: those that are left out are taken away")
+
+
 class WorkerSerializer(serializers.ModelSerializer):
     """A worker. busy: how many of its slots hold a job. owner: whose alone it is; null: the shared pool's."""
 
@@ -62,6 +76,7 @@ class WorkerSerializer(serializers.ModelSerializer):
     quota = QuotaSerializer(source="shown.reading")
     session = SessionSerializer(source="shown.session", allow_null=True)
     interrogation = InterrogationSerializer(allow_null=True, default=None)
+    labels = LabelsField()
 
     class Meta:
         model = Worker
@@ -81,6 +96,7 @@ class WorkerSerializer(serializers.ModelSerializer):
             "quota",
             "session",
             "interrogation",
+            "labels",
             "gpu_name",
             "gpu_count",
             "gpu_mem_bytes",
@@ -256,12 +272,17 @@ class AttemptSerializer(serializers.ModelSerializer):
 
 
 class JobSerializer(serializers.ModelSerializer):
-    """A job. reason: why it waits, or what became of it. env_names: its environment's values are not shown."""
+    """A job. reason: why it waits, or what became of it; remedy: what would let a waiting one start.
+
+    env_names: its environment's values are not shown.
+    """
 
     status = serializers.CharField(source="state")
     reason = serializers.CharField()
     owner = serializers.CharField(source="owner.username")
+    remedy = serializers.CharField()
     instance = serializers.CharField(source="instance_ref")
+    labels = LabelsField()
     env_names = serializers.SerializerMethodField()
     worker = serializers.SerializerMethodField()
 
@@ -272,6 +293,7 @@ class JobSerializer(serializers.ModelSerializer):
             "name",
             "status",
             "reason",
+            "remedy",
             "owner",
             "command",
             "script",
@@ -282,6 +304,7 @@ class JobSerializer(serializers.ModelSerializer):
             "provider",
             "expected_hours",
             "instance",
+            "labels",
             "priority",
             "attempt",
             "max_attempts",
@@ -335,6 +358,12 @@ class JobSubmitSerializer(serializers.Serializer):
         allow_blank=True,
         source="instance_ref",
         help_text="run it on this instance only",
+    )
+    labels = serializers.DictField(
+        child=serializers.CharField(max_length=40),
+        required=False,
+        default=dict,
+        help_text="its worker must have all of them",
     )
     priority = serializers.IntegerField(required=False, default=0, help_text="higher runs first")
     max_attempts = serializers.IntegerField(required=False, default=5, help_text="how often it may be begun")

@@ -28,6 +28,7 @@ from pool import selectors
 from pool.api import serializers as s
 from pool.models import Account, Job, Worker
 from pool.services import accounts, enrollment, terms, workers
+from pool.services.labels import worker_labels_set
 from pool.services.submission import JobSpec, job_cancel, job_submit
 
 REFUSED = OpenApiResponse(ErrorSerializer, description="its state does not allow it; `message` says why")
@@ -116,6 +117,20 @@ class WorkerViewSet(PeoplesView, mixins.ListModelMixin, mixins.RetrieveModelMixi
         """Its identity counts for nothing any more, at once and for ever. Its jobs run elsewhere."""
         worker = self._to_change(request)
         workers.worker_revoke(worker, reason=_operator(request), by=actor(request))
+        return self._answer(worker)
+
+    @extend_schema(
+        tags=["pool"],
+        request=s.LabelsSerializer,
+        responses={200: s.WorkerSerializer, 400: ErrorSerializer, 403: ErrorSerializer},
+    )
+    @action(detail=True, methods=["put"])
+    def labels(self, request: Request, pk: str) -> Response:
+        """Give it these labels in place of those that it has. Jobs that ask for labels run only where they are."""
+        body = s.LabelsSerializer(data=request.data)
+        body.is_valid(raise_exception=True)
+        worker = self._to_change(request)
+        worker_labels_set(worker, body.validated_data["labels"], by=actor(request))
         return self._answer(worker)
 
     def _to_change(self, request: Request) -> Worker:

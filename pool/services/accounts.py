@@ -15,6 +15,7 @@ from django.db.models import ProtectedError
 from core.errors import DomainError, Invalid
 from pool.models import Account
 from pool.quota import DEFAULTS
+from pool.services.standings import standings_expire
 
 SECRET_SHOWN_FROM = 12
 """Characters that a secret must have for its last two to be shown."""
@@ -44,6 +45,7 @@ def account_update(*, account: Account, **fields: Any) -> Account:
     try:
         with transaction.atomic():
             account.save(update_fields=list(fields))
+            standings_expire([account.pk])
     except IntegrityError as error:
         raise Invalid(
             f"there is a {account.kind} account {account.label!r} already",

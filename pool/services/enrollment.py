@@ -22,6 +22,7 @@ from pool.models import Account, EnrollmentToken, EnrollmentUse, Session, Worker
 from pool.services import direct_redis
 from pool.services.credentials import credentials, epoch_of, matches, secret_after, secret_first
 from pool.services.publish import gate_publish
+from pool.services.standings import standings_write
 from pool.services.terms import terms_require
 from pool.services.workers import worker_offline, worker_revoke
 from pool.states import WorkerState
@@ -269,6 +270,7 @@ def _begin_epoch(worker: Worker, token: EnrollmentToken, post: wire.EnrollPost, 
     # Its own box gets a user with the answer; one of an earlier epoch must not go on taking from the queue.
     transaction.on_commit(partial(direct_redis.withdraw, worker.pk), robust=True)
     _session_open(worker, before, runtime_s=3600 * (post.session_runtime_hours or 0.0), now=now)
+    standings_write([worker], now=now)
     EnrollmentUse.objects.create(
         token=token, request_id=post.request_id[:80], worker=worker, epoch=epoch, used_at=now
     )

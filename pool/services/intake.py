@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -19,15 +19,17 @@ from core.errors import TransitionRefused
 from core.reasons import because
 from core.transitions import event_add
 from pool import quota, signals
-from pool.models import HAUNTING, Account, AccountWeek, Dispatch, Sample, Session, Worker
+from pool.models import HAUNTING, AccountWeek, Dispatch, Sample, Session, Worker
 from pool.services.dispatches import lease_s
 from pool.services.history import Stretch, days_add
 from pool.services.interrogation import posts_answer
 from pool.services.publish import orders_publish
+from pool.services.standings import standings_write
 from pool.services.stream import Entry, Page, page_read, page_take, page_trim
 from pool.services.workers import overdue_at, worker_heard, worker_offline
+from pool.standing import Standing
 from pool.states import DispatchState, WorkerState
-from pool.usage import limits_of, readings, workers_lean
+from pool.usage import limits_of, workers_lean
 
 log = logging.getLogger(__name__)
 
@@ -112,10 +114,11 @@ def _store(page: Page, *, now: datetime) -> bool:
         _write_usage(heard, now=now)
         days_add(stretch for one in heard.values() for stretch in one.stretches)
         posts_answer((one.worker, one.last.post, one.last.at) for one in heard.values())
+        standings = standings_write([one.worker for one in heard.values()], now=now)
         _renew_leases(heard, now=now)
         _lay_ghosts(heard, now=now)
         _bring_back(heard, now=now)
-        _log_readings(heard, now=now)
+        _log_readings(heard, standings)
         _tell_listeners(samples, now=now)
     return True
 
@@ -313,18 +316,12 @@ def _bring_back(heard: dict[str, Heard], *, now: datetime) -> None:
             log.info("worker=%s not moved by its post: %s", one.worker.pk, refused)
 
 
-def _log_readings(heard: dict[str, Heard], *, now: datetime) -> None:
+def _log_readings(heard: dict[str, Heard], standings: Mapping[str, Standing]) -> None:
     """One line a post of every worker that has a quota of hours, as an operator reads it."""
-    limited = [one.worker for one in heard.values() if _has_hours(one.worker.account)]
-    if not limited or not log.isEnabledFor(logging.INFO):
-        return
-    for worker_id, reading in readings(limited, now=now).items():
-        level = logging.INFO if reading.safe else logging.WARNING
-        log.log(level, "%s", reading.line(heard[worker_id].worker.name))
-
-
-def _has_hours(account: Account) -> bool:
-    return account.session_shutdown_h is not None or account.weekly_limit_h is not None
+    for worker_id, one in standings.items():
+        if one.reading.model in (quota.SESSION, quota.WEEK):
+            level = logging.INFO if one.reading.safe else logging.WARNING
+            log.log(level, "%s", one.reading.line(heard[worker_id].worker.name))
 
 
 def _tell_listeners(samples: list[Sample], *, now: datetime) -> None:

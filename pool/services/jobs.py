@@ -1,77 +1,90 @@
-"""Which job runs where: queued jobs meet workers."""
+"""Which job runs where: queued jobs meet workers (docs/design/selection.md)."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from collections import deque
+from collections.abc import Iterator
 from datetime import datetime, timedelta
-from heapq import heapify, heappop, heappush
 from itertools import count
-from typing import Any
 
 from django.db import IntegrityError, transaction
-from django.db.models import Min, Q
+from django.db.models import F, Q
 from django.utils import timezone
 
 from core.errors import TransitionRefused
-from core.reasons import Reason, because
+from core.reasons import because
 from core.transitions import advance
 from pool.models import Choice, Dispatch, Job, Worker
-from pool.select import Candidate, Need, is_open, select, why_waiting
-from pool.selectors import holding_slots, slots_taken
+from pool.select import Group, Need
+from pool.services import choosing
+from pool.services.bell import dispatcher_ring
+from pool.services.choosing import Chosen
 from pool.services.dispatches import dispatch_create
-from pool.states import JobState, WorkerState
-from pool.usage import readings, workers_lean
+from pool.services.queue import queue_read
+from pool.services.standings import slots_release, standings_renew
+from pool.services.waiting import reasons_write
+from pool.states import OPEN, JobState, WorkerState
+from pool.turns import Line
 
 log = logging.getLogger(__name__)
 
+GIVEN_AT_ONCE = 1_000
+"""Jobs that one run gives at most: it rings for the next, which sees what has changed meanwhile."""
 
-def jobs_dispatch(*, now: datetime | None = None) -> int:
-    """Give queued jobs to workers, the highest priority first, then the oldest; returns how many were given.
+
+def jobs_dispatch(*, now: datetime | None = None, at_most: int = GIVEN_AT_ONCE) -> int:
+    """Give queued jobs to workers, in their turns (pool.turns); returns how many were given.
 
     Two at once are safe: a slot is taken under its worker's row lock and held by a unique index, a job by its guarded
-    change of state. A job that no worker can take now is passed over and carries the reason.
+    change of state. A line whose jobs no worker can take now is passed over and told the reason.
     """
     now = now or timezone.now()
-    serial = count()
-    # One entry for all queued jobs of a priority that need the same: its oldest job's turn comes next.
-    turns = [(-priority, first_at, next(serial), need) for priority, first_at, need in _groups()]
-    if not turns:
-        return 0
-    heapify(turns)
-    board = Board({need for *_, need in turns}, now=now)
-    waiting: dict[Need, Reason] = {}
+    slots_release()
+    standings_renew(now=now)
+    lines, turns = queue_read()
+    waiting = {line.key: line for line in lines}
+    unplaced: list[Line] = []
+    placed: set[str] = set()
+    desk = Desk(now=now)
     given = 0
-    while turns:
-        order, first_at, _, need = heappop(turns)
-        if need in waiting:
+    while given < at_most and (line := turns.next()) is not None:
+        if desk.nobody_for(line.need):
+            unplaced.append(line)
+            turns.over(line)
             continue
-        candidate = board.choose(need)
-        if candidate is None:
-            waiting[need] = board.why(need)
+        job = desk.job(line)
+        if job is None:
+            del waiting[line.key]
+            turns.over(line)
             continue
-        jobs = list(_queued(need).filter(priority=-order).order_by("queued_at", "pk")[:2])
-        if not jobs:
+        chosen = desk.worker(line)
+        if chosen is None:
             continue
-        following_at = jobs[1].queued_at if len(jobs) > 1 else None
+        at = desk.turn_at()
         try:
-            if job_take(jobs[0], candidate, now=board.turn_at()) is not None:
-                board.give(candidate, need)
-                given += 1
-            else:
-                board.close(candidate)
-                following_at = first_at
+            dispatch = job_take(job, chosen, now=at)
         except TransitionRefused as refused:
-            log.info("job=%s is not to be given any more: %s", jobs[0].pk, refused)
-        if following_at is not None:
-            heappush(turns, (order, following_at, next(serial), need))
-    for need, reason in waiting.items():
-        _say_why(need, reason)
+            log.info("job=%s is not to be given any more: %s", job.pk, refused)
+            desk.somebody_else_is_at(line)
+            continue
+        if dispatch is None:
+            desk.shut(chosen)
+            continue
+        given += 1
+        placed.add(line.key)
+        next_at = desk.given(line, chosen)
+        turns.given(line, at=at, next_at=next_at)
+        if next_at is None:
+            del waiting[line.key]
+    if given >= at_most:
+        dispatcher_ring()
+    reasons_write(unplaced, waiting=waiting, changed=placed, now=now)
     return given
 
 
-def job_take(job: Job, candidate: Candidate, *, now: datetime) -> Dispatch | None:
-    """Give `job` a slot of that worker and ring its bell after the commit. None where no slot is free (any more).
+def job_take(job: Job, chosen: Chosen, *, now: datetime) -> Dispatch | None:
+    """Give `job` a slot of that worker and ring its bell after the commit. None where it cannot take it (any more).
 
     Raises TransitionRefused where the job is not queued any more, and writes nothing then.
     """
@@ -79,13 +92,17 @@ def job_take(job: Job, candidate: Candidate, *, now: datetime) -> Dispatch | Non
         with transaction.atomic():
             # The worker's row is the lock: whoever else wants one of its slots, or drains it, waits for this commit.
             ready = Worker.objects.select_for_update().filter(
-                pk=candidate.worker_id, epoch=candidate.epoch, state=WorkerState.ONLINE
+                Q(safe_until=None) | Q(safe_until__gt=now),
+                pk=chosen.worker_id,
+                epoch=chosen.epoch,
+                state=WorkerState.ONLINE,
+                taken__lt=F("slots"),
             )
-            worker = ready.first()
+            worker = ready.only("epoch", "name", "slots").first()
             slot = _free_slot(worker) if worker is not None else None
             if worker is None or slot is None:
                 return None
-            reason = because("job_chosen", worker=worker.name, percent=candidate.reading.percent)
+            reason = because("job_chosen", worker=worker.name, percent=chosen.percent)
             number = job.attempt + 1
             advance(job, JobState.DISPATCHED, reason=reason, now=now, fence=number)
             dispatch = dispatch_create(
@@ -96,151 +113,117 @@ def job_take(job: Job, candidate: Candidate, *, now: datetime) -> Dispatch | Non
                 job=job,
                 number=number,
                 slot=slot,
+                counted=True,
             )
-            Choice.objects.update_or_create(
-                tenant_id=job.owner_id, worker=worker, defaults={"chosen_at": now}
+            Worker.objects.filter(pk=worker.pk).update(taken=F("taken") + 1)
+            Choice.objects.bulk_create(
+                [Choice(tenant_id=job.owner_id, worker=worker, chosen_at=now)],
+                update_conflicts=True,
+                unique_fields=["tenant", "worker"],
+                update_fields=["chosen_at"],
             )
     except IntegrityError as error:
         # The schema's word is the last: this slot, or this attempt, is somebody's already.
-        log.warning("job=%s worker=%s not given: %s", job.pk, candidate.worker_id, error)
+        log.warning("job=%s worker=%s not given: %s", job.pk, chosen.worker_id, error)
         return None
     log.info(
-        "select tenant=%s job=%s attempt=%d -> %s worker=%s %s",
+        "select tenant=%s job=%s attempt=%d -> %s worker=%s (%.1f%%)",
         job.owner_id,
         job.pk,
         number,
-        candidate.kind,
-        candidate.name,
-        candidate.reading.figures(),
+        chosen.kind,
+        chosen.name,
+        chosen.percent,
     )
     return dispatch
 
 
-class Board:
-    """The workers during one run of the dispatcher, each as it is after what was given so far."""
+def _free_slot(worker: Worker) -> int | None:
+    held = set(
+        Dispatch.objects.filter(worker=worker, slot__isnull=False, state__in=OPEN).values_list(
+            "slot", flat=True
+        )
+    )
+    return next((slot for slot in range(worker.slots) if slot not in held), None)
 
-    def __init__(self, needs: set[Need], *, now: datetime) -> None:
+
+class Desk:
+    """What one run of the dispatcher has in hand: workers in the order of each tenant's turn, and the next jobs.
+
+    Workers are asked for a handful at a time. That is the order in which asking for one after the other would give them:
+    the one that was given moves to the end of its tenant's turn, and those before it have not moved.
+    """
+
+    def __init__(self, *, now: datetime) -> None:
         self._now = now
         self._turns = count(1)
-        self._known: dict[str, list[Candidate]] = {}
-        self._open: dict[str, dict[str, Candidate]] = {}
-        self._chosen: dict[int, dict[str, datetime]] = {}
-        for candidate in candidates(instances={need.instance_ref for need in needs} - {""}, now=now):
-            self._known.setdefault(candidate.instance_ref, []).append(candidate)
-            if is_open(candidate):
-                self._open.setdefault(candidate.instance_ref, {})[candidate.worker_id] = candidate
-
-    def choose(self, need: Need) -> Candidate | None:
-        able = self._open.get(need.instance_ref)
-        if not able:
-            return None
-        return select(able.values(), need, chosen_at=self._chosen_at(need.tenant_id)).choice
-
-    def why(self, need: Need) -> Reason:
-        return why_waiting(self._known.get(need.instance_ref, []), need)
+        self._workers: dict[int, dict[Need, deque[Chosen]]] = {}
+        self._jobs: dict[str, deque[Job]] = {}
+        self._hand: dict[str, int] = {}
+        self._free: dict[str, int] = {}
+        self._nobody: set[Need] = set()
+        self._kinds: list[Group] | None = None
+        self._open = choosing.workers_open()
 
     def turn_at(self) -> datetime:
         """A moment of its own for each choice of this run: the round robin turns on which was longest ago."""
         return self._now + timedelta(microseconds=next(self._turns))
 
-    def give(self, candidate: Candidate, need: Need) -> None:
-        """It was given a job of `need`."""
-        self._chosen_at(need.tenant_id)[candidate.worker_id] = self.turn_at()
-        self._put(replace(candidate, taken=candidate.taken + 1))
+    def nobody_for(self, need: Need) -> bool:
+        """Whether it is known already that no worker takes that need in this run."""
+        if not self._open or need in self._nobody:
+            return True
+        if self._kinds is None or need.instance_ref:
+            return False
+        return not any(kind.suits(need) for kind in self._kinds)
 
-    def close(self, candidate: Candidate) -> None:
-        """It turned out to have no slot left."""
-        self._put(replace(candidate, taken=candidate.slots))
-
-    def _put(self, candidate: Candidate) -> None:
-        known = self._known[candidate.instance_ref]
-        known[[one.worker_id for one in known].index(candidate.worker_id)] = candidate
-        able = self._open[candidate.instance_ref]
-        if is_open(candidate):
-            able[candidate.worker_id] = candidate
-        else:
-            able.pop(candidate.worker_id, None)
-
-    def _chosen_at(self, tenant_id: int) -> dict[str, datetime]:
-        if tenant_id not in self._chosen:
-            rows = Choice.objects.filter(tenant=tenant_id).values_list("worker_id", "chosen_at")
-            self._chosen[tenant_id] = dict(rows)
-        return self._chosen[tenant_id]
-
-
-def candidates(*, instances: set[str], now: datetime) -> list[Candidate]:
-    """Every worker of the shared pool, and those of these instances, as selection sees them."""
-    rows = workers_lean(
-        Worker.objects.filter(Q(instance_ref="") | Q(instance_ref__in=instances)).exclude(
-            state=WorkerState.REVOKED
-        )
-    )
-    of = readings(rows, now=now)
-    taken = slots_taken()
-    return [
-        Candidate(
-            worker_id=worker.pk,
-            name=worker.name,
-            kind=worker.account.kind,
-            state=worker.state,
-            reading=of[worker.pk],
-            epoch=worker.epoch,
-            slots=worker.slots,
-            taken=taken.get(worker.pk, 0),
-            enabled=worker.account.enabled,
-            gpu_mem_bytes=worker.gpu_mem_bytes,
-            instance_ref=worker.instance_ref,
-            owner_id=worker.owner_id,
-        )
-        for worker in rows
-    ]
-
-
-def _free_slot(worker: Worker) -> int | None:
-    held, ghosts = holding_slots(Dispatch.objects.filter(worker=worker))
-    taken = set(held.values_list("slot", flat=True))
-    if len(taken) + ghosts.count() >= worker.slots:
+    def worker(self, line: Line) -> Chosen | None:
+        """The next worker for that line; None where nobody takes its need in this run (any more)."""
+        need = line.need
+        hand = self._workers.setdefault(need.tenant_id, {}).setdefault(need, deque())
+        while hand and not self._free[hand[0].worker_id]:
+            hand.popleft()
+        if not hand:
+            hand.extend(self._ask(need, len(self._jobs[line.key])))
+        if hand:
+            return hand[0]
+        self._nobody.add(need)
+        if self._kinds is None or self._open <= choosing.FEW:
+            # What kinds of workers are open tells of the other lines, without asking for each.
+            self._kinds = choosing.kinds_open(now=self._now)
         return None
-    return next((slot for slot in range(worker.slots) if slot not in taken), None)
 
+    def job(self, line: Line) -> Job | None:
+        """The oldest job of that line; None where another dispatcher has given them all, or they were cancelled."""
+        hand = self._jobs.setdefault(line.key, deque())
+        if not hand:
+            queued = Job.objects.filter(state=JobState.QUEUED, need_key=line.key).order_by("queued_at", "pk")
+            how_many = self._hand[line.key] = min(2 * self._hand.get(line.key, 1), choosing.AT_ONCE)
+            hand.extend(queued.defer("command", "script", "env")[:how_many])
+        return hand[0] if hand else None
 
-def _groups() -> list[tuple[int, datetime, Need]]:
-    rows = (
-        Job.objects.filter(state=JobState.QUEUED)
-        .order_by()
-        .values("priority", *NEED_COLUMNS)
-        .annotate(first_at=Min("queued_at"))
-    )
-    return [(row["priority"], row["first_at"], _need(row)) for row in rows]
+    def given(self, line: Line, chosen: Chosen) -> datetime | None:
+        """The line's oldest job went to that worker. Returns since when its next one has waited; None: it was the last."""
+        self._free[chosen.worker_id] -= 1
+        for hand in self._workers[line.need.tenant_id].values():
+            # It is at the end of this tenant's turn now, whatever the need; asked again, it will be found there.
+            for one in [one for one in hand if one.worker_id == chosen.worker_id]:
+                hand.remove(one)
+        last = self._jobs[line.key].popleft()
+        following = self.job(line)
+        return max(following.queued_at, last.queued_at) if following is not None else None
 
+    def somebody_else_is_at(self, line: Line) -> None:
+        """Another dispatcher gives the same jobs: look again which are left."""
+        self._jobs.pop(line.key, None)
 
-NEED_COLUMNS = ("owner_id", "gpu_mem_bytes", "provider", "expected_hours", "instance_ref")
+    def shut(self, chosen: Chosen) -> None:
+        """It turned out to have no slot left."""
+        self._free[chosen.worker_id] = 0
 
-
-def _need(row: dict[str, Any]) -> Need:
-    return Need(
-        tenant_id=row["owner_id"],
-        gpu_mem_bytes=row["gpu_mem_bytes"],
-        provider=row["provider"],
-        expected_hours=row["expected_hours"],
-        instance_ref=row["instance_ref"],
-    )
-
-
-def _queued(need: Need) -> Any:
-    """The queued jobs that need exactly this."""
-    return Job.objects.filter(
-        state=JobState.QUEUED,
-        owner_id=need.tenant_id,
-        gpu_mem_bytes=need.gpu_mem_bytes,
-        provider=need.provider,
-        expected_hours=need.expected_hours,
-        instance_ref=need.instance_ref,
-    )
-
-
-def _say_why(need: Need, reason: Reason) -> None:
-    """Every job that waits for the same carries the reason; rows that say so already are not written."""
-    columns = Job.reason_columns(reason)
-    if _queued(need).exclude(**columns).update(**columns):
-        log.info("select tenant=%s waits: %s", need.tenant_id, reason)
+    def _ask(self, need: Need, how_many: int) -> Iterator[Chosen]:
+        few = self._open <= choosing.FEW
+        for one in choosing.workers_in_turn(need, now=self._now, limit=how_many, few=few):
+            if self._free.get(one.worker_id) != 0:
+                self._free[one.worker_id] = one.slots - one.taken
+                yield one

@@ -19,6 +19,7 @@ from core.transitions import advance, event_add
 from pool.models import Account, Job, Worker
 from pool.services.bell import dispatcher_ring
 from pool.services.dispatches import dispatch_cancel, dispatch_locked
+from pool.services.labels import labels_packed
 from pool.states import OPEN, JobState, WorkerState
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ class JobSpec:
     """What to run, and what it needs. Exactly one of command (an argument list, no shell) and script.
 
     timeout_s counts from the start of each attempt. gpu_mem_bytes is per GPU. expected_hours: it is only started where
-    so much is left. instance_ref: run it on this instance only. max_attempts: how often it may be begun.
+    so much is left. instance_ref: run it on this instance only. labels: all of them must be its worker's. max_attempts: how often it may be begun.
     """
 
     name: str = ""
@@ -47,6 +48,7 @@ class JobSpec:
     provider: str = ""
     expected_hours: float | None = None
     instance_ref: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
     priority: int = 0
     max_attempts: int = 5
 
@@ -60,6 +62,7 @@ def job_submit(*, owner: AbstractBaseUser, spec: JobSpec, by: str = "", now: dat
     _check_work(spec)
     _check_numbers(spec)
     _check_possible(owner, spec)
+    labels = labels_packed(spec.labels)
     reason = because("job_submitted")
     with transaction.atomic():
         job = Job.objects.create(
@@ -74,6 +77,7 @@ def job_submit(*, owner: AbstractBaseUser, spec: JobSpec, by: str = "", now: dat
             provider=spec.provider,
             expected_hours=spec.expected_hours,
             instance_ref=spec.instance_ref,
+            labels=labels,
             priority=spec.priority,
             max_attempts=spec.max_attempts,
             state=JobState.QUEUED,

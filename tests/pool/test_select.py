@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pool.quota import DEFAULTS, Reading, reading
-from pool.select import Candidate, Need, is_open, refuse, select, why_waiting
+from pool.select import Candidate, Need, groups_of, is_open, refuse, select, why_instance, why_waiting
 
 GIB = 1024**3
 NOW = datetime(2026, 11, 18, 12, tzinfo=UTC)
@@ -46,6 +46,13 @@ def turns(candidates: list[Candidate], need: Need, how_many: int) -> list[str | 
         if choice:
             chosen_at[choice.worker_id] = NOW + timedelta(seconds=turn)
     return names
+
+
+def why(pool: list[Candidate], need: Need) -> str:
+    if need.instance_ref:
+        named = [one for one in pool if one.instance_ref == need.instance_ref]
+        return str(why_instance(named[0] if named else None, need))
+    return str(why_waiting(groups_of(pool, hours={need.expected_hours or 0.0}), need))
 
 
 def test_the_worked_example() -> None:
@@ -149,7 +156,7 @@ def test_an_instances_worker_takes_the_jobs_that_name_it() -> None:
 )
 def test_a_waiting_job_says_what_is_missing(pool: list[Candidate], need: Need, reason: str) -> None:
     assert select(pool, need).choice is None
-    assert str(why_waiting(pool, need)) == reason
+    assert why(pool, need) == reason
 
 
 # -- whatever the pool looks like --------------------------------------------------------------------
@@ -198,7 +205,7 @@ def test_a_choice_is_always_allowed_and_everybody_else_has_a_reason(
     assert all((refuse(one, need) is not None) == (one.worker_id in refused) for one in pool)
     assert got.choice is not None or len(got.refusals) == len(pool)
     if got.choice is None:
-        assert str(why_waiting(pool, need))
+        assert why(pool, need)
 
 
 @given(pool=candidates, need=needs)

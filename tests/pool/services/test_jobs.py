@@ -19,11 +19,14 @@ from core.errors import Invalid, TransitionRefused
 from core.reasons import because
 from pool import selectors
 from pool.models import Account, Choice, Dispatch, Job, Session, Worker
+from pool.select import Need
 from pool.services import attempts, submission
 from pool.services.accounts import account_create
 from pool.services.bell import DISPATCH_TICK
-from pool.services.jobs import candidates, job_take, jobs_dispatch
+from pool.services.choosing import workers_in_turn
+from pool.services.jobs import job_take, jobs_dispatch
 from pool.services.publish import orders_of
+from pool.services.standings import standings_expire
 from pool.services.workers import worker_create, worker_drain, worker_offline, worker_slots_set
 from pool.states import JobState, WorkerState
 from tests.pool.conftest import GIB, NOON
@@ -129,6 +132,7 @@ def test_the_worked_example_on_real_rows(
         intake_drain(now=NOON)
         if into.kind == "kaggle":  # the week's hours, in a session that has just begun
             Session.objects.filter(worker=worker).update(runtime_s=60)
+    standings_expire([kinds["kaggle"].pk, other.pk])
     jobs = [submit(alice) for _ in range(5)]
     assert jobs_dispatch(now=NOON) == 5
     chosen = [attempt(job).worker.name for job in jobs]
@@ -265,9 +269,9 @@ def test_two_dispatchers_never_give_one_slot_to_two_jobs(alice: User, enrol: Cal
     """Both have chosen the same worker for another job before either acts: two stale copies."""
     enrol()
     first, second = submit(alice), submit(alice)
-    (candidate,) = candidates(instances=set(), now=NOON)
-    assert job_take(first, candidate, now=NOON) is not None
-    assert job_take(second, candidate, now=NOON) is None
+    (chosen,) = workers_in_turn(Need(tenant_id=alice.pk), now=NOON)
+    assert job_take(first, chosen, now=NOON) is not None
+    assert job_take(second, chosen, now=NOON) is None
     assert state(second)[0] == "queued"
 
 
@@ -275,7 +279,7 @@ def test_two_dispatchers_never_give_one_job_twice(alice: User, enrol: Callable[.
     enrol("a"), enrol("b")
     job = submit(alice)
     stale = Job.objects.get(pk=job.pk)
-    one, other = candidates(instances=set(), now=NOON)
+    one, other = workers_in_turn(Need(tenant_id=alice.pk), now=NOON, limit=2)
     assert job_take(job, one, now=NOON) is not None
     with pytest.raises(TransitionRefused):
         job_take(stale, other, now=NOON)
@@ -295,11 +299,11 @@ def test_a_worker_that_left_after_the_choice_is_not_given_a_job(
 ) -> None:
     worker = enrol("w")
     job = submit(alice)
-    (candidate,) = candidates(instances=set(), now=NOON)
+    (chosen,) = workers_in_turn(Need(tenant_id=alice.pk), now=NOON)
     worker_offline(worker, reason=because("session_ended"), now=NOON)
-    assert job_take(job, candidate, now=NOON) is None
+    assert job_take(job, chosen, now=NOON) is None
     enrol("w")  # online again, but another epoch
-    assert job_take(job, candidate, now=NOON) is None
+    assert job_take(job, chosen, now=NOON) is None
 
 
 RACER = """
