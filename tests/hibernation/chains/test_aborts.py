@@ -388,7 +388,7 @@ def test_nobody_stops_it_after_that(world: World) -> None:
     for _ in range(2):
         with pytest.raises(FallingAsleep) as refused:
             hibernation_stop(instance, by="ops", now=world.now())
-    assert refused.value.retry_after_s > 0 and "wake it" in refused.value.hint
+    assert refused.value.retry_after_s > 0 and "ask again" in refused.value.hint
     chain.refresh_from_db()
     assert (chain.state, chain.fence) == (ChainState.ACTIVE, Chain.objects.get(pk=chain.pk).fence)
     assert world.run(instance).state == ChainState.SUCCEEDED
