@@ -99,11 +99,22 @@ class Account(models.Model):
 
 
 class AccountWeek(models.Model):
-    """Seconds of session runtime that an account's workers used in one of its weeks."""
+    """Seconds of session runtime that an account's workers used in one of its weeks.
+
+    used_s: proven by their reports. estimated_s: of sessions that fell silent or never say how long they have run.
+    official_s: what the provider itself said at official_at, own_s what was counted here by then; since_s and
+    since_estimated_s: what of used_s and estimated_s lies after official_at, and so is added to official_s.
+    """
 
     account = models.ForeignKey(Account, on_delete=models.CASCADE, related_name="weeks")
     starts_at = models.DateTimeField()
     used_s = models.FloatField(default=0)
+    estimated_s = models.FloatField(default=0)
+    official_s = models.FloatField(null=True, blank=True)
+    official_at = models.DateTimeField(null=True, blank=True)
+    own_s = models.FloatField(null=True, blank=True)
+    since_s = models.FloatField(default=0)
+    since_estimated_s = models.FloatField(default=0)
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["account", "starts_at"], name="account_week")]
@@ -180,13 +191,21 @@ class Worker(Stateful):
 
 
 class Session(models.Model):
-    """One continuous run of a worker's machine: its runtime is what counts against quota."""
+    """One continuous run of a worker's machine: its runtime is what counts against quota.
+
+    The columns are those of `pool.growth.Session`, `earlier` as JSON. An epoch has one row, of its present session.
+    """
 
     worker = models.ForeignKey(Worker, on_delete=models.CASCADE, related_name="sessions")
     epoch = models.PositiveIntegerField()
     started_at = models.DateTimeField()
     runtime_s = models.FloatField(default=0, help_text=_("as last reported"))
     counted_s = models.FloatField(default=0, help_text=_("of that, already counted against quota"))
+    clock_started_at = models.DateTimeField(null=True, blank=True, help_text=_("by the agent's own clock"))
+    estimated_until = models.DateTimeField(
+        null=True, blank=True, help_text=_("until then it counts although no report has proven it")
+    )
+    earlier = models.JSONField(default=list, blank=True, help_text=_("sessions before it in this epoch"))
     last_post_at = models.DateTimeField(null=True, blank=True)
     ended_at = models.DateTimeField(null=True, blank=True)
 

@@ -61,6 +61,9 @@ register(
         "drain_stands": "it posted again, and the order to drain it still stands",
         "drain_taken_back": "the order to drain was taken back",
         "drain_over": "it drained for longer than {minutes:g} minutes",
+        # accounts
+        "limits_official": "the provider says so itself: {changes}",
+        "week_corrected": "the provider has counted {official_h:.2f} h of this week, here it was {own_h:.2f} h",
         "session_gap": "nothing was heard for {gap_h:.2f} h; its session went on and was counted",
     }
 )

@@ -114,7 +114,7 @@ def test_an_agents_last_word_ends_its_session_and_its_next_start_goes_on_with_it
     if before == WorkerState.ONLINE:
         held.refresh_from_db()
         assert (worker.reason, held.state) == ("its session has ended", "withdrawn")
-        assert Session.objects.get().ended_at == SOON
+        assert Session.objects.get().ended_at == NOON + timedelta(seconds=20)
     stream(worker, at=SOON + timedelta(seconds=5), session_runtime_hours=0.6)
     drain(now=SOON + timedelta(seconds=6))
     worker.refresh_from_db()
