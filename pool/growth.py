@@ -316,7 +316,7 @@ def _alive(before: Session, at: datetime, *, limit_s: float | None, silence_s: f
     silent_s = (at - heard).total_seconds() if heard is not None else 0.0
     too_old = limit_s is not None and (at - before.started_at).total_seconds() > limit_s
     if before.ended_at is not None or (silent_s > silence_s and too_old):
-        closed = _closed(before, at=before.ended_at or at, limit_s=limit_s, silence_s=silence_s)
+        closed = _closed(before, at=at, limit_s=limit_s, silence_s=silence_s)
         after = Session(started_at=at, last_post_at=at, earlier=_kept(before, closed))
         booked = _rebooked(before.estimate, closed.estimate)
         return Growth(session=after, estimates=booked, restarted=True)
@@ -336,6 +336,7 @@ def _alive(before: Session, at: datetime, *, limit_s: float | None, silence_s: f
 
 def _closed(before: Session, *, at: datetime, limit_s: float | None, silence_s: float) -> Run:
     """`before` as it stays in the books, now that it is known to have ended by `at`."""
+    at = min(at, before.ended_at or at)
     tail = vanished_until(before, until=at, limit_s=limit_s, shutdown_s=None, silence_s=silence_s)
     end = tail or before.estimated_until
     return Run(
