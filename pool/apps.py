@@ -7,7 +7,7 @@ class PoolConfig(AppConfig):
 
     def ready(self) -> None:
         from core import agents
-        from pool import provider_reasons, reasons  # noqa: F401  their codes are worded in every process
+        from pool import plan_reasons, provider_reasons, reasons  # noqa: F401  their codes are worded in every process
         from pool.services import enrollment
 
         agents.register_gate(enrollment.gate)

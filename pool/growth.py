@@ -9,7 +9,7 @@ any report proves it; what no report proves is estimated, and taken back when a 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from pool.weeks import WeekRule, split
 
@@ -173,7 +173,7 @@ class _Report:
     clock: datetime | None
 
 
-NEW = Run(started_at=datetime.min)
+NEW = Run(started_at=datetime.min.replace(tzinfo=UTC))
 """Stands for a session of which nothing is known yet."""
 
 SLACK = timedelta(seconds=ARRIVAL_SLACK_S)

@@ -41,7 +41,8 @@ class Holding:
     """An account as the plan sees it. Hours are hours that serve: until its workers are near the limit.
 
     usable_h: left of its week; None: no weekly limit. session_h: of a session that is opened; None: nothing ends it.
-    sessions: how many of it may run at once; running: how many do. usual: its use by hour, in its own zone.
+    sessions: how many of it may run at once; running: how many do without serving, near their limit. usual: its use by
+    hour, in its own zone.
     """
 
     account_id: str
@@ -59,8 +60,9 @@ class Holding:
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """A worker that is online and safe. serves_h: how long it will be; None: for ever."""
+    """A worker that is online and safe, on that account. serves_h: how long it will be; None: for ever."""
 
+    account_id: str
     kind: str
     serves_h: float | None
 
@@ -190,7 +192,7 @@ class _There:
 
     def __init__(self, standings: Sequence[Standing], now: datetime) -> None:
         self._spells: list[tuple[str, str, datetime, datetime | None]] = [
-            ("", one.kind, now, _after(now, one.serves_h)) for one in standings
+            (one.account_id, one.kind, now, _after(now, one.serves_h)) for one in standings
         ]
 
     def count(self, at: datetime, kind: str = "") -> int:
@@ -206,6 +208,7 @@ class _There:
         return serves_h
 
     def opened_h(self, holding: Holding) -> float:
+        """What its sessions that run, and those that the plan opens, take of its week."""
         return sum(
             (end - begin).total_seconds() / 3600
             for account_id, _, begin, end in self._spells
@@ -213,16 +216,14 @@ class _There:
         )
 
     def running(self, holding: Holding, at: datetime) -> int:
-        opened = sum(
+        serving = sum(
             account_id == holding.account_id and begin <= at and (end is None or at < end)
             for account_id, _, begin, end in self._spells
         )
-        return holding.running + opened
+        return holding.running + serving
 
 
-def _open(
-    holdings: Sequence[Holding], there: _There, needed: int, at: datetime, *, kind: str
-) -> list[Step]:
+def _open(holdings: Sequence[Holding], there: _There, needed: int, at: datetime, *, kind: str) -> list[Step]:
     steps: list[Step] = []
     while (missing := needed - there.count(at, kind)) > 0:
         able = [one for one in holdings if (not kind or one.kind == kind) and _can_open(one, there, at)]
@@ -312,9 +313,7 @@ def _levels(used: Sequence[float]) -> list[str]:
     mean = sum(used) / len(used)
     if mean <= 0:
         return [AVERAGE] * len(used)
-    return [
-        PEAK if one >= PEAK_FROM * mean else NIGHT if one <= NIGHT_TO * mean else AVERAGE for one in used
-    ]
+    return [PEAK if one >= PEAK_FROM * mean else NIGHT if one <= NIGHT_TO * mean else AVERAGE for one in used]
 
 
 def _workers_of(used: Sequence[float], named: Sequence[str]) -> dict[str, int]:

@@ -12,8 +12,8 @@ register(
         "plan_not_needed": "not needed within the next day",
         "plan_no_hours": "it has no hours to plan: nothing limits it",
         "plan_enough": "the {online} workers that are online are enough for the next day",
-        "plan_open_now": "{missing} more workers are needed now: open {account}",
-        "plan_open_later": "{missing} more workers are needed in {in_h:.0f} h: open {account} then",
-        "plan_nothing_left": "{missing} more workers are needed in {in_h:.0f} h, and no account of yours has a session left",
+        "plan_open_now": "open {account} now: workers that are missing: {missing}",
+        "plan_open_later": "open {account} in {in_h:.0f} h: workers that are missing then: {missing}",
+        "plan_nothing_left": "workers that are missing in {in_h:.0f} h: {missing}, and no account of yours has a session left",
     }
 )

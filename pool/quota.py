@@ -8,8 +8,7 @@ against a budget. Hours are hours of session runtime throughout, percent runs fr
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, field
 
 from core.reasons import Reason, because
 from pool import reasons as _reasons  # noqa: F401  registers the sentences
@@ -42,7 +41,7 @@ class Limits:
     session_shutdown_h: float | None = None
     weekly_limit_h: float | None = None
     safe_percent: float = 90.0
-    week: WeekRule = WeekRule()
+    week: WeekRule = field(default_factory=WeekRule)
     budget_usd_per_day: float | None = None
     budget_usd_per_month: float | None = None
     check_interval_s: float = 30.0

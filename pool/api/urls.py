@@ -3,7 +3,7 @@
 from django.urls import include, path
 from rest_framework.routers import SimpleRouter
 
-from pool.api import agent_views, starts, views
+from pool.api import agent_views, plan_views, starts, views
 
 router = SimpleRouter(trailing_slash=False)
 router.register("workers", views.WorkerViewSet, basename="worker")
@@ -18,6 +18,7 @@ urlpatterns = [
     path("agent/dispatch/<slug:dispatch_id>/progress", agent_views.ProgressView.as_view()),
     path("agent/dispatch/<slug:dispatch_id>/log", agent_views.LogView.as_view()),
     path("agent/dispatch/<slug:dispatch_id>/finish", agent_views.FinishView.as_view()),
+    path("pool/plan", plan_views.PoolPlanView.as_view(), name="pool-plan"),
     path("pool/status", views.PoolStatusView.as_view(), name="pool-status"),
     path("enrollment-tokens", views.EnrollmentTokenView.as_view(), name="enrollment-tokens"),
     path("", include(router.urls)),

@@ -92,11 +92,7 @@ def session_end(worker: Worker, *, at: datetime) -> None:
                 columns["estimated_until"] = end
                 rule = limits_of(worker.account).week
                 books_write(
-                    [
-                        Booking(
-                            account_id=worker.account_id, rule=rule, stretch=(begin, end), column=ESTIMATED
-                        )
-                    ]
+                    [Booking(account_id=worker.account_id, rule=rule, stretch=(begin, end), column=ESTIMATED)]
                 )
                 log.info(
                     "worker=%s epoch=%d closed estimated_h=%.2f until=%s",

@@ -243,11 +243,7 @@ def _is_web(url: str) -> bool:
 def _write_sessions(heard: dict[str, Heard]) -> None:
     update_rows(
         Session,
-        [
-            {"id": one.row.pk, **session_columns(one.session)}
-            for one in heard.values()
-            if one.row is not None
-        ],
+        [{"id": one.row.pk, **session_columns(one.session)} for one in heard.values() if one.row is not None],
         match=("id",),
     )
     Session.objects.bulk_create(

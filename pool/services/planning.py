@@ -53,6 +53,7 @@ def pool_plan(
     *, user: Any, now: datetime, within_h: float = 4.0, wanted: Mapping[str, int] | None = None
 ) -> PoolPlan:
     """The plan for the next day. A person may open her own accounts, staff any; need and supply are the shared pool's.
+    Accounts without a limit of hours are not opened, and not listed.
 
     within_h: so long may the queue take. wanted: level (peak, average, night) -> workers, in place of what was used.
     """
@@ -67,24 +68,34 @@ def pool_plan(
     safe = [worker for worker in online if read[worker.pk].safe]
     use = week_use([account for account in accounts.values() if account.weekly_limit_h is not None], now=now)
     known = Counter(worker.account_id for worker in workers)
-    running = Counter(worker.account_id for worker in online)
+    there = Counter(worker.account_id for worker in online)
+    spent = Counter(worker.account_id for worker in online if not read[worker.pk].safe)
     days = _usual(accounts, now=now)
     holdings = {
         key: _holding(
             account,
             use.get(key, WeekUse()),
             sessions=max(1, known[key]),
-            running=running[key],
+            running=spent[key],
             usual=days[key],
             now=now,
         )
         for key, account in accounts.items()
     }
-    mine = [holdings[key] for key, account in accounts.items() if user.is_staff or account.owner_id == user.pk]
+    mine = [
+        one
+        for key, one in holdings.items()
+        if (user.is_staff or accounts[key].owner_id == user.pk)
+        and not (one.usable_h is None and one.session_h is None)
+    ]
     typical_job_h = _typical_job_h(now=now)
     queue = _queue(online, within_h=within_h, job_h=typical_job_h)
     standings = [
-        Standing(kind=worker.account.kind, serves_h=_serves_h(worker.account, read[worker.pk]))
+        Standing(
+            account_id=worker.account_id,
+            kind=worker.account.kind,
+            serves_h=_serves_h(worker.account, read[worker.pk]),
+        )
         for worker in safe
     ]
     found = plan(mine, standings, queue, now=now, usual=list(holdings.values()), wanted=wanted)
@@ -100,7 +111,7 @@ def pool_plan(
                 account=accounts[one.account_id],
                 holding=one,
                 use=use.get(one.account_id, WeekUse()),
-                online=running[one.account_id],
+                online=there[one.account_id],
             )
             for one in sorted(mine, key=lambda one: (one.kind, one.label))
         ],

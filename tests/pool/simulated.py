@@ -50,15 +50,20 @@ def week_of(
     end = start + timedelta(days=days)
     while left_h > 0.3 and now < end:
         length_h = min(left_h, random.uniform(0.3, longest_h))
-        says = not may_vanish or random.random() < 0.5
-        joins = not runs or not runs[-1].says or random.random() < 0.6
+        reboots = not may_vanish and len(runs) == 1
+        says = not reboots and (not may_vanish or random.random() < 0.5)
+        # A machine that reboots keeps its agent's identity; where nobody said that it ends, a new one comes instead.
+        joins = not runs or (not runs[-1].says and may_vanish) or random.random() < 0.6
         run = Run(worker, len(runs), now, now + timedelta(hours=length_h), joins, says)
         run.posts = list(_arriving(run, random))
         runs.append(run)
         left_h -= length_h
-        spare_h = (end - run.end).total_seconds() / 3600 - left_h
+        spare_h = (end - run.end).total_seconds() / 3600 - left_h / 2
+        if reboots:
+            now = run.end + timedelta(seconds=random.uniform(40, 90))
+            continue
         # Not before the last word of this one has arrived: an enrolment takes no report of an older epoch.
-        now = run.end + timedelta(hours=random.uniform(0.1, max(0.2, spare_h / 4)))
+        now = run.end + timedelta(hours=random.uniform(0.1, max(0.2, spare_h / 2)))
     return runs
 
 
@@ -83,6 +88,10 @@ def _arriving(run: Run, random: Random) -> Iterator[Sent]:
                 twice = arrives + timedelta(seconds=random.uniform(0, 20))
                 yield Sent(twice, run.worker, run.number, said_s / 3600, clock)
         said_s += POST_S * random.uniform(0.9, 1.1)
-    if run.says:
+    if not run.says:
+        heard_s = length_s - random.uniform(1, 25)
+        at = run.begin + timedelta(seconds=heard_s)
+        yield Sent(at, run.worker, run.number, heard_s / 3600, at + wrong)
+    else:
         at = run.end + timedelta(seconds=random.uniform(0, 1))
         yield Sent(at, run.worker, run.number, length_s / 3600, run.end + wrong, last=True)

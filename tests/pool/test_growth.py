@@ -38,9 +38,9 @@ class Books:
         self.used_h += sum(seconds for _, seconds in grown.used) / 3600
         for (begin, end), sign in grown.estimates:
             self.estimated_h += sign * (end - begin).total_seconds() / 3600
-        assert sum(sign * (end - begin).total_seconds() for (begin, end), sign in grown.proven) == pytest.approx(
-            sum(seconds for _, seconds in grown.used)
-        )
+        assert sum(
+            sign * (end - begin).total_seconds() for (begin, end), sign in grown.proven
+        ) == pytest.approx(sum(seconds for _, seconds in grown.used))
         self.session, self.grown = grown.session, grown
         return grown
 
@@ -170,7 +170,9 @@ def test_a_session_that_restarts_at_once_leaves_nothing_to_estimate() -> None:
 def test_silence_is_estimated_until_the_limit_and_never_for_whom_nobody_ends() -> None:
     run = Run(started_at=MONDAY, counted_s=3600)
 
-    def until(at_h: float, limit_s: float | None = LIMIT_S, shutdown_s: float | None = 8.5 * 3600) -> datetime | None:
+    def until(
+        at_h: float, limit_s: float | None = LIMIT_S, shutdown_s: float | None = 8.5 * 3600
+    ) -> datetime | None:
         return vanished_until(run, until=h(at_h), limit_s=limit_s, shutdown_s=shutdown_s, silence_s=137)
 
     assert until(1.03) is None
@@ -260,4 +262,6 @@ def test_pieces_join_to_the_whole_and_none_lies_across_a_reset(begin_h: float, l
     cut = pieces(h(begin_h), h(begin_h + length_h), RULE)
     assert all(week <= begin < end <= week_end(week, RULE) for week, begin, end in cut)
     assert [begin for _, begin, _ in cut[1:]] == [end for _, _, end in cut[:-1]]
-    assert sum((end - begin).total_seconds() for _, begin, end in cut) == pytest.approx(3600 * length_h, abs=1e-5)
+    assert sum((end - begin).total_seconds() for _, begin, end in cut) == pytest.approx(
+        3600 * length_h, abs=1e-5
+    )

@@ -129,7 +129,9 @@ def play(accounts: list[Played], *, days: float) -> list[tuple[Played, float, fl
 
 def join(account: Account, run: Run, *, now: datetime) -> Worker:
     token = enrollment_token_issue(account=account, now=now)
-    said = worker_enroll(post=wire.EnrollPost(token=token, name=run.worker, session_runtime_hours=0.0), now=now)
+    said = worker_enroll(
+        post=wire.EnrollPost(token=token, name=run.worker, session_runtime_hours=0.0), now=now
+    )
     return Worker.objects.get(pk=said.worker_id)
 
 
@@ -149,7 +151,9 @@ def notice_silence(now: datetime) -> None:
         limit = timedelta(seconds=overdue_s(worker.check_interval_s, missing=2))
         if worker.last_seen_at is None or now - worker.last_seen_at <= limit:
             continue
-        reason = because("posts_missing", silent_s=(now - worker.last_seen_at).total_seconds(), interval_s=60.0)
+        reason = because(
+            "posts_missing", silent_s=(now - worker.last_seen_at).total_seconds(), interval_s=60.0
+        )
         advance(worker, WorkerState.SUSPECT, reason=reason, now=now)
         worker_lost(worker, reason=reason, now=now)
 
@@ -164,7 +168,9 @@ def show(seed: int, accounts: list[Played], found: list[tuple[Played, float, flo
     posts = sum(len(run.posts) for one in accounts for run in one.runs)
     killed = sum(not run.says for one in accounts for run in one.runs)
     sessions = sum(len(one.runs) for one in accounts)
-    print(f"\nseed {seed}: {sessions} sessions, {killed} of them killed without a word, {posts} posts arrived")
+    print(
+        f"\nseed {seed}: {sessions} sessions, {killed} of them killed without a word, {posts} posts arrived"
+    )
     print(f"{'account':<10} {'truth':>8} {'error':>8}")
     for one, truth_h, error_s in found:
         how = "provider's figure each hour" if one.told else "reports alone"
