@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.db.models import F, QuerySet
@@ -13,6 +13,9 @@ from pool import growth
 from pool.growth import Run, Stretch, overdue_s, vanished_until
 from pool.models import Account, Session, Worker
 from pool.states import WorkerState
+
+NOT_HEARD_YET = timedelta(seconds=growth.GAP_S)
+"""A session that was enrolled so long ago and has never been heard does not run."""
 
 
 def session_known(row: Session | None, *, at: datetime) -> growth.Session:
@@ -117,13 +120,14 @@ def running(account: Account, *, at: datetime) -> list[Stretch]:
         worker__account=account,
         epoch=F("worker__epoch"),
         ended_at__isnull=True,
-        last_post_at__isnull=False,
     )
     found = []
     for row in rows.select_related("worker"):
         row.worker.account = account
         session = session_known(row, at=at)
         end: datetime | None = at
+        if session.last_post_at is None and at - session.started_at > NOT_HEARD_YET:
+            continue
         if row.worker.state == WorkerState.LOST:
             end = silent_until(session, row.worker, until=at) or session.proven_until
         if end is not None and end > session.started_at:

@@ -42,7 +42,8 @@ class Run:
 def week_of(
     worker: str, *, start: datetime, days: float, longest_h: float, hours: float, may_vanish: bool, seed: str
 ) -> list[Run]:
-    """One worker's sessions from shortly before `start` to `days` after it, about `hours` in all."""
+    """One worker's sessions from shortly before `start` to `days` after it, about `hours` in all; the first and the last
+    run across those moments."""
     random = Random(seed)
     runs: list[Run] = []
     now = start - timedelta(hours=random.uniform(0.5, longest_h - 0.5))
@@ -50,7 +51,7 @@ def week_of(
     end = start + timedelta(days=days)
     while left_h > 0.3 and now < end:
         length_h = min(left_h, random.uniform(0.3, longest_h))
-        reboots = not may_vanish and len(runs) == 1
+        reboots = not may_vanish and len(runs) == 1 and left_h - length_h > 1
         says = not reboots and (not may_vanish or random.random() < 0.5)
         # A machine that reboots keeps its agent's identity; where nobody said that it ends, a new one comes instead.
         joins = not runs or (not runs[-1].says and may_vanish) or random.random() < 0.6
@@ -64,6 +65,11 @@ def week_of(
             continue
         # Not before the last word of this one has arrived: an enrolment takes no report of an older epoch.
         now = run.end + timedelta(hours=random.uniform(0.1, max(0.2, spare_h / 2)))
+    begin = end - timedelta(hours=random.uniform(0.5, 2.5))
+    if runs[-1].end < begin - timedelta(minutes=10):
+        run = Run(worker, len(runs), begin, end + timedelta(hours=1), joins=True, says=True)
+        run.posts = list(_arriving(run, random))
+        runs.append(run)
     return runs
 
 

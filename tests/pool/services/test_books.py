@@ -328,7 +328,7 @@ def test_a_reading_that_hardly_changes_is_a_line_an_hour(
     worker = enrol("1", into=colab)
     with caplog.at_level(logging.INFO, logger="pool"):
         for minute, lines in [(57, 1), (58, 0), (59, 0), (60.5, 1), (61, 0)]:
-            stream(worker, at=at(minute / 60), session_runtime_hours=(minute - 5) / 60)
+            stream(worker, at=at(minute / 60), session_runtime_hours=(minute - 2) / 60)
             intake_drain(now=at(minute / 60))
             assert len(said(caplog)) == lines
 

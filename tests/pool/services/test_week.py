@@ -91,9 +91,12 @@ def played(alice: User) -> Callable[..., list[Played]]:
 def play(accounts: list[Played], *, days: float) -> list[tuple[Played, float, float]]:
     """Everything happens in its order: posts reach the stream, machines join, the provider is read, silence is noticed.
 
-    Returns for each account the true hours of its week, and by how many seconds the books are wrong at its end."""
+    Returns for each account the true hours of its week, and by how many seconds the books are wrong: read when the
+    sessions that ran across the reset have been heard again.
+    """
     ends = {one.start: one.start + timedelta(days=days, seconds=-1) for one in accounts}
-    until = max(ends.values())
+    heard_again = timedelta(hours=1, minutes=5)
+    until = max(ends.values()) + heard_again
     found: list[tuple[Played, float, float]] = []
     happenings: list[tuple[datetime, int, object]] = []
     for one in accounts:
@@ -105,7 +108,7 @@ def play(accounts: list[Played], *, days: float) -> list[tuple[Played, float, fl
     moment = begin.replace(minute=0, second=0)
     while (moment := moment + timedelta(minutes=20)) < until:
         happenings.append((moment, 2, None))
-    happenings += [(end, 3, start) for start, end in ends.items()]
+    happenings += [(end + heard_again, 3, start) for start, end in ends.items()]
     workers: dict[str, Worker] = {}
     for at, _, what in sorted(happenings, key=lambda happening: happening[:2]):
         if at > until:
@@ -159,9 +162,12 @@ def notice_silence(now: datetime) -> None:
 
 
 def error(one: Played, *, now: datetime) -> tuple[Played, float, float]:
+    """Of the week that began at its start, as far as that has come."""
     account = Account.objects.get(pk=one.account.pk)
-    truth_h = one.truth_h(now)
-    return one, truth_h, 3600 * (week_use([account], now=now)[account.pk].used_h - truth_h)
+    reset = one.start + timedelta(days=7)
+    use = week_use([account], now=min(now, reset - timedelta(microseconds=1)))[account.pk]
+    truth_h = one.truth_h(min(now, reset))
+    return one, truth_h, 3600 * (use.used_h - truth_h)
 
 
 def show(seed: int, accounts: list[Played], found: list[tuple[Played, float, float]]) -> None:
