@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 
@@ -43,10 +44,17 @@ def pieces(start: datetime, end: datetime, rule: WeekRule) -> tuple[tuple[dateti
     """The stretch from `start` to `end` cut at every reset: ((beginning of the week, from, to), …), the earliest first."""
     cut: list[tuple[datetime, datetime, datetime]] = []
     while start < end:
-        until = min(end, week_end(start, rule))
-        cut.append((week_start(start, rule), start, until))
+        # Resets are at full minutes, and thousands of reports fall into one of them.
+        week, following = _week(start.replace(second=0, microsecond=0), rule)
+        until = min(end, following)
+        cut.append((week, start, until))
         start = until
     return tuple(cut)
+
+
+@lru_cache(maxsize=4096)
+def _week(at: datetime, rule: WeekRule) -> tuple[datetime, datetime]:
+    return week_start(at, rule), week_end(at, rule)
 
 
 def split(start: datetime, end: datetime, rule: WeekRule) -> tuple[tuple[datetime, float], ...]:
