@@ -112,8 +112,10 @@ def _store(page: Page, *, now: datetime) -> bool:
         _write_workers(heard)
         _write_sessions(heard)
         _write_usage(heard, now=now)
-        _renew_leases(heard, now=now)
-        _lay_ghosts(heard, now=now)
+        # What arrives late tells nothing of what its worker holds now.
+        present = {worker_id: one for worker_id, one in heard.items() if one.spoke}
+        _renew_leases(present, now=now)
+        _lay_ghosts(present, now=now)
         _bring_back(heard, now=now)
         _log_readings(heard, now=now)
         _tell_listeners(samples, now=now)
@@ -208,11 +210,12 @@ def _write_workers(heard: dict[str, Heard]) -> None:
         who = {"id": worker_id, "epoch": worker.epoch}
         worker.last_seen_at = one.session.last_post_at
         worker.due_at = overdue_at(worker.last_seen_at, check_interval_s=worker.check_interval_s)
-        worker.gpu_util = post.gpu_util
+        if one.spoke:
+            worker.gpu_util = post.gpu_util
         seen.append(
             {**who, **{name: getattr(worker, name) for name in ("last_seen_at", "due_at", "gpu_util")}}
         )
-        machine = _machine(post)
+        machine = _machine(post) if one.spoke else {}
         if any(getattr(worker, name) != value for name, value in machine.items()):
             for name, value in machine.items():
                 setattr(worker, name, value)
