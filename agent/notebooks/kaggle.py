@@ -27,7 +27,7 @@
 #
 # - One account for one person: Kaggle forbids a second one.
 # - Kaggle's machines are for your own use: read its terms before you work for others or for money with them.
-# - No tunnels into a session; Dormouse opens none.
+# - Dormouse opens no tunnel into a session: do not open one yourself.
 # - Kaggle has blocked people who ran distributed computing programs: what your jobs do there is your decision
 #   and your account's risk.
 #

@@ -30,13 +30,15 @@ class NotebookDialog(Dialog):
         help_text=_("Left empty, the server chooses one."),
     )
 
-    @property
-    def account(self) -> Account:
-        return Account.objects.get(pk=self.object_id)
-
     def clean(self) -> dict[str, object]:
+        account = Account.objects.filter(pk=self.object_id).first()
+        if account is None:
+            raise forms.ValidationError(_("It is not there any more"))
+        if account.kind not in NAMES:
+            raise forms.ValidationError(_("Only accounts at Colab and Kaggle have a notebook."))
+        self.account = account
         try:
-            terms_require(self.account)
+            terms_require(account)
         except DomainError as error:
             raise forms.ValidationError(f"{error.message}. {error.hint}") from error
         return super().clean() or self.cleaned_data
@@ -65,10 +67,6 @@ class StartDialog(NotebookDialog):
             except DomainError as error:
                 raise forms.ValidationError(f"{error.message}. {error.hint}") from error
         return fields
-
-
-def is_notebook_account(account: Account | None) -> bool:
-    return account is not None and account.kind in NAMES
 
 
 def notebook_shown(account: Account, *, token: str, worker_name: str, url: str) -> HttpResponse:

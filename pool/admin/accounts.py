@@ -12,6 +12,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
+from unfold.dataclasses import UnfoldAction
 from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 from unfold.widgets import UnfoldAdminPasswordWidget, UnfoldBooleanWidget
@@ -20,6 +21,7 @@ from core.admin_base import ConsoleAdmin
 from core.errors import Invalid
 from pool.admin import account_dialogs as dialogs
 from pool.models import Account, OfficialQuota
+from pool.notebooks import NAMES
 from pool.services.accounts import account_check, credentials_hint, limit_columns
 from pool.services.enrollment import enrollment_token_issue
 from pool.services.terms import terms_acknowledge, terms_acknowledgement, terms_of
@@ -139,14 +141,17 @@ class AccountAdmin(ConsoleAdmin):
             terms_acknowledge(account=obj, version=terms.version, by=request.user.get_username())
 
     def has_notebook_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
-        """For one's own notebook accounts, as join tokens are."""
-        account = Account.objects.filter(pk=object_id).first() if object_id else None
-        own = account is not None and (request.user.is_superuser or account.owner_id == request.user.pk)
-        return own and dialogs.is_notebook_account(account) and self.has_change_permission(request)
+        """For one's own accounts, as join tokens are; an administrator for all."""
+        if not self.has_change_permission(request):
+            return False
+        return request.user.is_superuser or Account.objects.filter(pk=object_id, owner=request.user).exists()
 
-    def has_start_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
-        kaggle = Account.objects.filter(pk=object_id, kind=Account.Kind.KAGGLE).exists()
-        return kaggle and self.has_notebook_permission(request, object_id)
+    def get_actions_detail(self, request: HttpRequest, object_id: str) -> list[UnfoldAction]:
+        """Only what this kind of account can do."""
+        kind = Account.objects.filter(pk=object_id).values_list("kind", flat=True).first()
+        fit = {"notebook": kind in NAMES, "start": kind == Account.Kind.KAGGLE}
+        found = super().get_actions_detail(request, object_id)
+        return [one for one in found if fit.get(one.method.__name__, True)]
 
     @action(
         description=_("Make its notebook"),
@@ -173,7 +178,7 @@ class AccountAdmin(ConsoleAdmin):
         description=_("Start a session"),
         icon="rocket_launch",
         url_path="start",
-        permissions=["start"],
+        permissions=["notebook"],
         variant=ActionVariant.PRIMARY,
         dialog={
             "title": _("Start a session at Kaggle?"),

@@ -316,7 +316,13 @@ def test_notebooks_and_starts_are_offered_where_they_fit(
     )
     strange = staff("driver", "change_account", "view_account")
     assert confirm(strange, reverse("admin:pool_account_notebook", args=[colab.pk])).status_code == 403
-    assert confirm(console, reverse("admin:pool_account_start", args=[colab.pk])).status_code == 403
+    other = confirm(console, reverse("admin:pool_account_notebook", args=[account.pk]), worker_name="w")
+    assert "Only accounts at Colab and Kaggle have a notebook" in other.content.decode()
+    fields = {"worker_name": "w", "accelerator": "NvidiaTeslaT4"}
+    wrong = confirm(console, reverse("admin:pool_account_start", args=[acknowledged(colab).pk]), **fields)
+    assert "started at Kaggle only" in wrong.content.decode()
+    gone = confirm(console, reverse("admin:pool_account_start", args=["acc_gone"]), **fields)
+    assert "It is not there any more" in gone.content.decode()
 
 
 def test_session_is_started_from_the_accounts_page(console: Client, alice: User, valkey: object) -> None:
