@@ -14,11 +14,11 @@ from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
-from unfold.decorators import action, display
+from unfold.decorators import display
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
-from core.admin_base import ConsoleAdmin, Dialog, OperatedAdmin, shown_once
+from core.admin_base import ConsoleAdmin, Dialog, OperatedAdmin, action, shown_once
 from core.models import ApiToken
 from core.tokens import DEFAULT_LIFE, token_issue, token_revoke
 

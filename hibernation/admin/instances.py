@@ -13,10 +13,10 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
-from unfold.decorators import action, display
+from unfold.decorators import display
 from unfold.enums import ActionVariant
 
-from core.admin_base import ConsoleAdmin, ReadOnlyInline
+from core.admin_base import ConsoleAdmin, ReadOnlyInline, action
 from core.errors import DomainError
 from core.reasons import because
 from hibernation import selectors

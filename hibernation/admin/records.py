@@ -9,11 +9,10 @@ from django.contrib import admin
 from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
-from unfold.decorators import action
 from unfold.enums import ActionVariant
 from unfold.widgets import UnfoldAdminTextInputWidget
 
-from core.admin_base import ConsoleAdmin, Dialog, OperatedAdmin, ReadOnlyAdmin
+from core.admin_base import ConsoleAdmin, Dialog, OperatedAdmin, ReadOnlyAdmin, action
 from hibernation.models import Box, MachineBan, Schedule, Verdict
 from hibernation.services.stranded import stranded_discard
 from hibernation.states import BoxState

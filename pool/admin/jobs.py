@@ -7,10 +7,10 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
-from unfold.decorators import action, display
+from unfold.decorators import display
 from unfold.enums import ActionVariant
 
-from core.admin_base import Dialog, OperatedAdmin, ReadOnlyAdmin, ReadOnlyInline
+from core.admin_base import Dialog, OperatedAdmin, ReadOnlyAdmin, ReadOnlyInline, action
 from pool.models import Dispatch, Job
 from pool.selectors import log_read
 from pool.services.submission import job_cancel

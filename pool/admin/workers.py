@@ -15,11 +15,11 @@ from django.utils import timezone
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
-from unfold.decorators import action, display
+from unfold.decorators import display
 from unfold.enums import ActionVariant
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
-from core.admin_base import Dialog, NoteDialog, OperatedAdmin, ReadOnlyInline, shown_once
+from core.admin_base import Dialog, NoteDialog, OperatedAdmin, ReadOnlyInline, action, shown_once
 from core.errors import DomainError
 from pool import selectors
 from pool.models import Account, Session, Worker

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from django.contrib.admin.utils import quote
 from django.test import Client
 from django.urls import reverse
 
@@ -34,7 +35,7 @@ def console() -> Client:
 
 
 def do(console: Client, action: str, row: Instance | None = None, /, **fields: Any) -> Any:
-    path = reverse(f"admin:hibernation_instance_{action}", args=[row.pk] if row else [])
+    path = reverse(f"admin:hibernation_instance_{action}", args=[quote(row.pk)] if row else [])
     return console.post(path, {**SENT, **fields})
 
 
@@ -45,7 +46,7 @@ def said(console: Client) -> str:
 
 
 def change(console: Client, row: Instance, **fields: Any) -> Any:
-    path = reverse("admin:hibernation_instance_change", args=[row.pk])
+    path = reverse("admin:hibernation_instance_change", args=[quote(row.pk)])
     form = {
         "name": row.name,
         "gpu_type": row.gpu_type,
@@ -172,7 +173,7 @@ def test_an_instance_is_rented_for_the_owner_of_the_account(console: Client, ali
 
 def test_what_the_engine_owns_cannot_be_typed(console: Client, alice: Any) -> None:
     instance = instance_of(alice)
-    page = console.get(reverse("admin:hibernation_instance_change", args=[instance.pk]))
+    page = console.get(reverse("admin:hibernation_instance_change", args=[quote(instance.pk)]))
     assert set(page.context["adminform"].form.fields) == {
         "name",
         "gpu_type",

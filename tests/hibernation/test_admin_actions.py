@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from django.apps import apps
 from django.contrib import admin
+from django.contrib.admin.utils import quote
 from django.test import Client
 from django.urls import reverse
 
@@ -131,4 +132,4 @@ def test_every_list_and_every_page_opens(model: Any, world: Any) -> None:
     assert client.get(reverse(f"{path}_changelist")).status_code == 200
     row = model._default_manager.order_by("pk").last()
     if row is not None:
-        assert client.get(reverse(f"{path}_change", args=[row.pk])).status_code == 200
+        assert client.get(reverse(f"{path}_change", args=[quote(row.pk)])).status_code == 200

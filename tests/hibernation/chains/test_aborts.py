@@ -127,9 +127,10 @@ def test_a_worker_that_was_lost_and_came_back_while_it_drained_takes_jobs_again_
     assert worker_of(instance).state == WorkerState.DRAINING
     world.silence(instance)
     world.agent(instance).post()
-    assert (worker_of(instance).state, worker_of(instance).slots) == (WorkerState.ONLINE, 0)
+    assert (worker_of(instance).state, worker_of(instance).slots) == (WorkerState.DRAINING, 0)
     hibernation_stop(instance, by="alice", now=world.now())
     assert stopped(world, instance) == "asked"
+    assert (worker_of(instance).state, worker_of(instance).slots) == (WorkerState.ONLINE, 1)
 
 
 # -- the snapshot ----------------------------------------------------------------------------------------------------------
