@@ -109,12 +109,12 @@ class AccountWeek(models.Model):
     account = models.ForeignKey(Account, on_delete=models.CASCADE, related_name="weeks")
     starts_at = models.DateTimeField()
     used_s = models.FloatField(default=0)
-    estimated_s = models.FloatField(default=0)
+    estimated_s = models.FloatField(default=0, db_default=0)
     official_s = models.FloatField(null=True, blank=True)
     official_at = models.DateTimeField(null=True, blank=True)
     own_s = models.FloatField(null=True, blank=True)
-    since_s = models.FloatField(default=0)
-    since_estimated_s = models.FloatField(default=0)
+    since_s = models.FloatField(default=0, db_default=0)
+    since_estimated_s = models.FloatField(default=0, db_default=0)
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["account", "starts_at"], name="account_week")]
