@@ -19,7 +19,7 @@ class Utc(logging.Formatter):
 
 
 class Json(Utc):
-    """One object a line: at, level, logger, message, and the exception where there is one."""
+    """One object a line: at, level, logger, message, what the line gives as `fields`, and the exception if there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -28,6 +28,7 @@ class Json(Utc):
             "logger": record.name,
             "message": record.getMessage(),
             "process": record.process,
+            **getattr(record, "fields", {}),
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)

@@ -8,6 +8,7 @@ class PoolConfig(AppConfig):
     def ready(self) -> None:
         from core import agents
         from pool import (  # noqa: F401  their codes are worded in every process
+            plan_reasons,
             provider_reasons,
             reasons,
             reasons_alerts,

@@ -8,29 +8,24 @@ against a budget. Hours are hours of session runtime throughout, percent runs fr
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
-from zoneinfo import ZoneInfo
+from dataclasses import dataclass, field
 
 from core.reasons import Reason, because
 from pool import reasons as _reasons  # noqa: F401  registers the sentences
-
-GAP_S = 3600.0
-"""A session that grew by more than this from one report to the next was not heard for that long."""
-
-ARRIVAL_SLACK_S = 5.0
-"""How much later than another a report may arrive, without looking as if its session had begun later."""
+from pool.growth import GAP_S as GAP_S
+from pool.growth import Growth as Growth
+from pool.growth import Session as Session
+from pool.growth import growth as growth
+from pool.weeks import WeekRule as WeekRule
+from pool.weeks import split as split
+from pool.weeks import week_end as week_end
+from pool.weeks import week_start as week_start
 
 NONE, SESSION, WEEK, MONEY = "none", "session", "week", "money"
 
-
-@dataclass(frozen=True, kw_only=True)
-class WeekRule:
-    """When an account's week begins: weekday (0 = Monday) and hour, local time of an IANA zone."""
-
-    weekday: int = 0
-    hour: int = 0
-    zone: str = "UTC"
+NEWS_H = 0.1
+TINY = 1e-9
+SHOWN_H = 0.005
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +41,7 @@ class Limits:
     session_shutdown_h: float | None = None
     weekly_limit_h: float | None = None
     safe_percent: float = 90.0
-    week: WeekRule = WeekRule()
+    week: WeekRule = field(default_factory=WeekRule)
     budget_usd_per_day: float | None = None
     budget_usd_per_month: float | None = None
     check_interval_s: float = 30.0
@@ -75,6 +70,7 @@ class Reading:
     """How much of its quota a worker has used. model: which limit counts; used and limit: hours, or USD for money.
 
     left_h: hours until the session or the week is used up, whichever is first; None where nothing ends it.
+    estimated_h: how many of the hours used no report has proven: the machine is silent, or never says how long it has run.
     """
 
     kind: str
@@ -85,11 +81,33 @@ class Reading:
     safe: bool
     left_h: float | None
     period: str = ""
+    estimated_h: float = 0.0
 
     def line(self, worker: str) -> str:
         """The reading as an operator reads it in the log."""
         verdict = "safe" if self.safe else "near limit"
-        return f"quota {self.kind} worker={worker} {self.figures()} {verdict}"
+        guessed = f" estimated {self.estimated_h:.2f}h" if self.estimated_h >= SHOWN_H else ""
+        return f"quota {self.kind} worker={worker} {self.figures()} {verdict}{guessed}"
+
+    def fields(self, worker: str) -> dict[str, str | float | bool | None]:
+        """The same for machines that read logs."""
+        return {
+            "worker": worker,
+            "provider": self.kind,
+            "model": self.model,
+            "used": round(self.used, 4),
+            "limit": self.limit,
+            "percent": round(self.percent, 2),
+            "safe": self.safe,
+            "left_h": None if self.left_h is None else round(self.left_h, 4),
+            "estimated_h": round(self.estimated_h, 4),
+        }
+
+    def is_news(self, before: Reading) -> bool:
+        """Whether somebody who read `before` in the log should read this: another tenth of an hour, or verdict."""
+        if (self.safe, self.model, self.limit) != (before.safe, before.model, before.limit):
+            return True
+        return int(self.used / NEWS_H + TINY) != int(before.used / NEWS_H + TINY)
 
     def figures(self) -> str:
         """What was used of which limit: "session 2.30h/11.5h (20.0%)"."""
@@ -128,10 +146,12 @@ def reading(
     week_used_h: float = 0.0,
     spent_usd_day: float = 0.0,
     spent_usd_month: float = 0.0,
+    session_estimated_h: float = 0.0,
+    week_estimated_h: float = 0.0,
 ) -> Reading:
     """Utilisation by the limit that counts: the week's where there is one, else the session's, else the budget's.
 
-    Safe: below safe_percent, and neither session nor week used up.
+    Safe: below safe_percent, and neither session nor week used up. …_estimated_h: how many of the hours are not proven.
     """
     left = _left_h(limits, session_runtime_h=session_runtime_h, week_used_h=week_used_h)
     model, used, limit, period = NONE, 0.0, None, ""
@@ -157,6 +177,7 @@ def reading(
         safe=percent < limits.safe_percent and (left is None or left > 0),
         left_h=left,
         period=period,
+        estimated_h={SESSION: session_estimated_h, WEEK: week_estimated_h}.get(model, 0.0),
     )
 
 
@@ -173,99 +194,3 @@ def _left_h(limits: Limits, *, session_runtime_h: float, week_used_h: float) -> 
     if limits.weekly_limit_h is not None:
         left.append(limits.weekly_limit_h - week_used_h)
     return max(0.0, min(left)) if left else None
-
-
-# -- weeks ----------------------------------------------------------------------------------------
-
-
-def week_start(at: datetime, rule: WeekRule) -> datetime:
-    """The last reset at or before `at`, in UTC. A reset hour that the clock change skips or repeats is one moment:
-    the first that a clock on the wall could show."""
-    zone = ZoneInfo(rule.zone)
-    local = at.astimezone(zone)
-    day = (local - timedelta(days=(local.weekday() - rule.weekday) % 7)).date()
-    start = _moment(day.year, day.month, day.day, rule.hour, zone)
-    if start > at:
-        day -= timedelta(days=7)
-        start = _moment(day.year, day.month, day.day, rule.hour, zone)
-    return start
-
-
-def week_end(at: datetime, rule: WeekRule) -> datetime:
-    """The next reset after `at`, in UTC."""
-    # Eight days after a week's beginning is within the next week, whatever the clocks did in between.
-    return week_start(week_start(at, rule) + timedelta(days=8), rule)
-
-
-def _moment(year: int, month: int, day: int, hour: int, zone: ZoneInfo) -> datetime:
-    return datetime(year, month, day, hour, tzinfo=zone).astimezone(ZoneInfo("UTC"))
-
-
-def split(start: datetime, end: datetime, rule: WeekRule) -> tuple[tuple[datetime, float], ...]:
-    """The seconds from `start` to `end` by week: ((beginning of the week, seconds), …), the earliest first."""
-    if start >= end:
-        return ()
-    first = week_start(start, rule)
-    if first == week_start(end, rule):
-        return ((first, (end - start).total_seconds()),)
-    until = min(end, week_end(start, rule))
-    return ((first, (until - start).total_seconds()), *split(until, end, rule))
-
-
-# -- growth ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Session:
-    """What is known of a machine's session. counted_s: how much of its runtime has been counted against quota."""
-
-    started_at: datetime
-    runtime_s: float = 0.0
-    counted_s: float = 0.0
-    last_post_at: datetime | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Growth:
-    """What one report adds. used: seconds by week; gap_s: how long nothing had been heard, where that was too long.
-
-    restarted: the report is of a new session of the machine. late: it is older than what is known and changed nothing.
-    """
-
-    session: Session
-    used: tuple[tuple[datetime, float], ...] = ()
-    gap_s: float = 0.0
-    restarted: bool = False
-    late: bool = False
-
-
-def growth(before: Session, *, runtime_s: float | None, at: datetime, rule: WeekRule) -> Growth:
-    """What the session grew by, given that at `at` its machine reported that it had run for runtime_s.
-
-    Reports may be lost, doubled, late and out of order: each second of a session is counted once, as soon as any
-    report proves it. A machine that began again (its runtime went back, or its present session is younger than the
-    last report) is a new session, counted from its own beginning.
-    """
-    heard = before.last_post_at
-    if runtime_s is None:
-        return Growth(session=replace(before, last_post_at=_later(heard, at)))
-    began = at - timedelta(seconds=runtime_s)
-    slack = timedelta(seconds=ARRIVAL_SLACK_S)
-    if heard is not None and runtime_s < before.runtime_s and began < heard - slack:
-        return Growth(session=replace(before, last_post_at=_later(heard, at)), late=True)
-    restarted = heard is not None and (runtime_s < before.runtime_s or began > heard + slack)
-    counted_s = 0.0 if restarted else before.counted_s
-    fresh_s = max(0.0, runtime_s - counted_s)
-    after = Session(
-        started_at=began if restarted else before.started_at,
-        runtime_s=runtime_s,
-        counted_s=max(counted_s, runtime_s),
-        last_post_at=_later(heard, at),
-    )
-    gap = fresh_s if heard is not None and not restarted and fresh_s > GAP_S else 0.0
-    used = split(at - timedelta(seconds=fresh_s), at, rule)
-    return Growth(session=after, used=used, gap_s=gap, restarted=restarted)
-
-
-def _later(heard: datetime | None, at: datetime) -> datetime:
-    return at if heard is None else max(heard, at)

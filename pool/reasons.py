@@ -68,6 +68,9 @@ register(
         "question_answered": "it answered",
         "question_unanswered": "it did not answer",
         "health_failed": "its health URL did not answer: {error}",
+        # accounts
+        "limits_official": "the provider says so itself: {changes}",
+        "week_corrected": "the provider has counted {official_h:.2f} h of this week, here it was {own_h:.2f} h",
         "session_gap": "nothing was heard for {gap_h:.2f} h; its session went on and was counted",
     }
 )

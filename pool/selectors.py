@@ -13,7 +13,7 @@ from django.db.models import Count, F, Prefetch, Q, QuerySet
 from pool.models import HAUNTING, Account, Dispatch, Job, Session, Worker
 from pool.quota import Reading, week_end
 from pool.states import OPEN, JobState, WorkerState
-from pool.usage import limits_of, readings, week_used_h
+from pool.usage import WeekUse, limits_of, readings, week_use
 
 LOG_PIECE_BYTES = 256 * 1024
 
@@ -111,12 +111,16 @@ class ProviderStatus:
 
 @dataclass
 class AccountWeekStatus:
-    """How far an account is in its week."""
+    """How far an account is in its week. use: where the hours are from, and how sure they are."""
 
     account: Account
-    used_h: float
+    use: WeekUse
     limit_h: float
     resets_at: datetime
+
+    @property
+    def used_h(self) -> float:
+        return self.use.used_h
 
     @property
     def percent(self) -> float:
@@ -125,12 +129,15 @@ class AccountWeekStatus:
 
 @dataclass
 class PoolStatus:
-    """The shared pool at a glance. online_percent: of all its workers; safe: online and safe on quota."""
+    """The shared pool at a glance. online_percent: of all its workers; safe: online and safe on quota.
+
+    hours_left: None where nothing ends.
+    """
 
     workers: int = 0
     online: int = 0
     safe: int = 0
-    hours_left: float = 0.0
+    hours_left: float | None = None
     jobs: dict[str, int] = field(default_factory=dict)
     providers: list[ProviderStatus] = field(default_factory=list)
     weeks: list[AccountWeekStatus] = field(default_factory=list)
@@ -161,11 +168,12 @@ def pool_status(*, now: datetime) -> PoolStatus:
     for week in weeks:
         providers[week.account.kind].add_hours(max(0.0, week.limit_h - week.used_h))
     listed = sorted(providers.values(), key=lambda one: one.provider)
+    known = [one.hours_left for one in listed if one.hours_left is not None]
     return PoolStatus(
         workers=sum(one.workers for one in listed),
         online=sum(one.online for one in listed),
         safe=sum(one.safe for one in listed),
-        hours_left=sum(one.hours_left or 0.0 for one in listed),
+        hours_left=sum(known) if known else None,
         jobs=_jobs_by_state(),
         providers=listed,
         weeks=weeks,
@@ -174,11 +182,11 @@ def pool_status(*, now: datetime) -> PoolStatus:
 
 def _weeks(accounts: Iterable[Account], *, now: datetime) -> list[AccountWeekStatus]:
     weekly = [account for account in accounts if account.weekly_limit_h is not None]
-    used = week_used_h(weekly, now=now)
+    used = week_use(weekly, now=now)
     return [
         AccountWeekStatus(
             account=account,
-            used_h=used.get(account.pk, 0.0),
+            use=used[account.pk],
             limit_h=account.weekly_limit_h,
             resets_at=week_end(now, limits_of(account).week),
         )

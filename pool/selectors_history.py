@@ -9,7 +9,7 @@ from datetime import date, datetime, timedelta
 from django.db.models import QuerySet, Sum
 
 from pool.models import Account, Sample, UtilisationHour, UtilisationMinute, Worker, WorkerDay
-from pool.models_history import UtilisationBucket
+from pool.models.history import UtilisationBucket
 
 DAYS_AT_MOST = 366
 

@@ -43,7 +43,9 @@ def standing(
     read_at: datetime,
     now: datetime,
     session_runtime_h: float = 0.0,
+    session_estimated_h: float = 0.0,
     week_used_h: float = 0.0,
+    week_estimated_h: float = 0.0,
     spent_usd_day: float = 0.0,
     spent_usd_month: float = 0.0,
     running: int = 1,
@@ -55,7 +57,9 @@ def standing(
     read = reading(
         limits,
         session_runtime_h=session_runtime_h,
+        session_estimated_h=session_estimated_h,
         week_used_h=week_used_h,
+        week_estimated_h=week_estimated_h,
         spent_usd_day=spent_usd_day,
         spent_usd_month=spent_usd_month,
     )

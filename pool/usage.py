@@ -6,10 +6,12 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from django.db.models import F, QuerySet
+from django.db.models import QuerySet
 
-from pool.models import Account, AccountWeek, Session, Worker
+from pool.growth import Stretch
+from pool.models import Account, AccountWeek, Worker
 from pool.quota import Limits, Reading, WeekRule, reading, week_start
+from pool.sessions import Runtime, overlap_s, runtimes, tails
 from pool.spend import Spend, spend_of
 
 LEAN = [
@@ -65,37 +67,90 @@ def limits_of(account: Account) -> Limits:
     )
 
 
-def week_used_h(accounts: Collection[Account], *, now: datetime) -> dict[str, float]:
-    """Account id -> hours of its present week that its workers have used; left out where none were."""
-    starts = {account.pk: week_start(now, limits_of(account).week) for account in accounts}
-    if not starts:
-        return {}
-    used_h: dict[str, float] = {}
-    rows = AccountWeek.objects.filter(
-        account__in=starts, starts_at__gt=now - timedelta(days=8), starts_at__lte=now
+@dataclass(frozen=True, kw_only=True)
+class WeekUse:
+    """Hours of an account's present week. used_h: what counts; estimated_h: how much of it no report has proven.
+
+    own_h: as counted here. official_h, official_at: what the provider said, and when; since then it is counted here on
+    top of it. official_own_h: what had been counted here by then.
+    """
+
+    used_h: float = 0.0
+    estimated_h: float = 0.0
+    own_h: float = 0.0
+    official_h: float | None = None
+    official_at: datetime | None = None
+    official_own_h: float | None = None
+
+    @property
+    def difference_h(self) -> float | None:
+        """By how much the provider's figure was higher than ours."""
+        if self.official_h is None or self.official_own_h is None:
+            return None
+        return self.official_h - self.official_own_h
+
+
+def week_use(accounts: Collection[Account], *, now: datetime) -> dict[str, WeekUse]:
+    """Account id -> its present week. The provider's own figure wins. Two queries, whatever the number."""
+    of = {account.pk: account for account in accounts}
+    starts = {key: week_start(now, limits_of(account).week) for key, account in of.items()}
+    weeks: dict[str, list[AccountWeek]] = {}
+    if of:
+        rows = AccountWeek.objects.filter(
+            account__in=list(of), starts_at__gt=now - timedelta(days=8), starts_at__lte=now
+        )
+        for row in rows.order_by("starts_at"):
+            # Not only the row that begins exactly then: the account's reset may have been moved within the week.
+            if row.starts_at >= starts[row.account_id]:
+                weeks.setdefault(row.account_id, []).append(row)
+    silent = tails(of, now=now) if of else {}
+    return {
+        key: _week_use(weeks.get(key, []), silent.get(key, []), start=start, now=now)
+        for key, start in starts.items()
+    }
+
+
+def _week_use(rows: list[AccountWeek], silent: list[Stretch], *, start: datetime, now: datetime) -> WeekUse:
+    tail_h = overlap_s(silent, begin=start, end=now) / 3600
+    estimated_h = sum(row.estimated_s for row in rows) / 3600 + tail_h
+    own_h = sum(row.used_s for row in rows) / 3600 + estimated_h
+    told = [row for row in rows if row.official_at is not None]
+    if not told:
+        return WeekUse(used_h=own_h, estimated_h=estimated_h, own_h=own_h)
+    last = max(told, key=lambda row: row.official_at)
+    after_h = overlap_s(silent, begin=last.official_at, end=now) / 3600
+    guessed_h = last.since_estimated_s / 3600 + after_h
+    return WeekUse(
+        used_h=(last.official_s or 0.0) / 3600 + last.since_s / 3600 + guessed_h,
+        estimated_h=guessed_h,
+        own_h=own_h,
+        official_h=None if last.official_s is None else last.official_s / 3600,
+        official_at=last.official_at,
+        official_own_h=None if last.own_s is None else last.own_s / 3600,
     )
-    for account_id, starts_at, used_s in rows.values_list("account_id", "starts_at", "used_s"):
-        # Not only the row that begins exactly then: the account's reset may have been moved within the week.
-        if starts_at >= starts[account_id]:
-            used_h[account_id] = used_h.get(account_id, 0.0) + used_s / 3600
-    return used_h
+
+
+def week_used_h(accounts: Collection[Account], *, now: datetime) -> dict[str, float]:
+    """Account id -> hours of its present week that count."""
+    return {key: use.used_h for key, use in week_use(accounts, now=now).items()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """What `quota.reading` and `standing.standing` are made of. read_at: when the session's runtime was posted."""
+    """What a reading, and a standing, are made of."""
 
     limits: Limits
-    session_runtime_h: float
-    week_used_h: float
+    session: Runtime
+    week: WeekUse
     spent: Spend
-    read_at: datetime
 
     def reading(self) -> Reading:
         return reading(
             self.limits,
-            session_runtime_h=self.session_runtime_h,
-            week_used_h=self.week_used_h,
+            session_runtime_h=self.session.runtime_s / 3600,
+            session_estimated_h=self.session.estimated_s / 3600,
+            week_used_h=self.week.used_h,
+            week_estimated_h=self.week.estimated_h,
             spent_usd_day=self.spent.usd_day,
             spent_usd_month=self.spent.usd_month,
         )
@@ -106,25 +161,18 @@ def figures(workers: Iterable[Worker], *, now: datetime) -> dict[str, Figures]:
     rows = list(workers)
     accounts = {worker.account_id: worker.account for worker in rows}
     limits = {account_id: limits_of(account) for account_id, account in accounts.items()}
-    weekly = week_used_h([accounts[key] for key in limits if limits[key].weekly_limit_h is not None], now=now)
+    weekly = week_use([accounts[key] for key in limits if limits[key].weekly_limit_h is not None], now=now)
     money = spend_of([key for key, limit in limits.items() if _has_budget(limit)], now=now)
-    sessions = {
-        worker_id: (runtime_s, last_post_at)
-        for worker_id, runtime_s, last_post_at in Session.objects.filter(
-            worker__in=[worker.pk for worker in rows], epoch=F("worker__epoch")
-        ).values_list("worker_id", "runtime_s", "last_post_at")
-    }
-    found = {}
-    for worker in rows:
-        runtime_s, last_post_at = sessions.get(worker.pk, (0.0, None))
-        found[worker.pk] = Figures(
+    ran = runtimes(rows, now=now)
+    return {
+        worker.pk: Figures(
             limits=limits[worker.account_id],
-            session_runtime_h=runtime_s / 3600,
-            week_used_h=weekly.get(worker.account_id, 0.0),
+            session=ran.get(worker.pk, Runtime()),
+            week=weekly.get(worker.account_id, WeekUse()),
             spent=money.get(worker.account_id, Spend()),
-            read_at=last_post_at or now,
         )
-    return found
+        for worker in rows
+    }
 
 
 def readings(workers: Iterable[Worker], *, now: datetime) -> dict[str, Reading]:

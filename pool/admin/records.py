@@ -12,7 +12,16 @@ from pool.models import AccountWeek, EnrollmentToken, Sample, Session
 
 @admin.register(Session)
 class SessionAdmin(ReadOnlyAdmin):
-    list_display = ["worker", "epoch", "started_at", "runtime_s", "counted_s", "last_post_at", "ended_at"]
+    list_display = [
+        "worker",
+        "epoch",
+        "started_at",
+        "runtime_s",
+        "counted_s",
+        "estimated_until",
+        "last_post_at",
+        "ended_at",
+    ]
     search_fields = ["worker__name", "=worker__id"]
     list_select_related = ["worker"]
 
@@ -28,7 +37,15 @@ class SampleAdmin(ReadOnlyAdmin):
 
 @admin.register(AccountWeek)
 class AccountWeekAdmin(ReadOnlyAdmin):
-    list_display = ["account", "starts_at", "used_s"]
+    list_display = [
+        "account",
+        "starts_at",
+        "used_s",
+        "estimated_s",
+        "official_s",
+        "own_s",
+        "official_at",
+    ]
     list_select_related = ["account"]
 
 

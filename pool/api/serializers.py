@@ -24,6 +24,9 @@ class QuotaSerializer(serializers.Serializer):
     percent = serializers.FloatField()
     safe = serializers.BooleanField()
     hours_left = serializers.FloatField(source="left_h", allow_null=True)
+    estimated_hours = serializers.FloatField(
+        source="estimated_h", help_text="hours of `used` that no report has proven: its machine is silent"
+    )
     reason = serializers.SerializerMethodField(help_text="the figures, or why it is avoided")
 
     def get_reason(self, reading: Reading) -> str:
@@ -388,13 +391,27 @@ class ProviderStatusSerializer(serializers.Serializer):
 
 
 class WeekStatusSerializer(serializers.Serializer):
-    """How far an account is in its week."""
+    """How far an account is in its week. The provider's own figure wins over what is counted here, and the difference is
+    shown; hours that no report has proven are marked as estimated."""
 
     account = WorkerAccountSerializer()
     used_hours = serializers.FloatField(source="used_h")
     limit_hours = serializers.FloatField(source="limit_h")
     percent = serializers.FloatField()
     resets_at = serializers.DateTimeField()
+    estimated_hours = serializers.FloatField(source="use.estimated_h", help_text="of used_hours")
+    own_hours = serializers.FloatField(source="use.own_h", help_text="as counted here")
+    official_hours = serializers.FloatField(
+        source="use.official_h",
+        allow_null=True,
+        help_text="as the provider said at official_at; null: it never did",
+    )
+    official_at = serializers.DateTimeField(source="use.official_at", allow_null=True)
+    difference_hours = serializers.FloatField(
+        source="use.difference_h",
+        allow_null=True,
+        help_text="official_hours less what was counted here by then",
+    )
 
 
 class PoolStatusSerializer(serializers.Serializer):
@@ -404,7 +421,10 @@ class PoolStatusSerializer(serializers.Serializer):
     online = serializers.IntegerField()
     online_percent = serializers.FloatField()
     safe = serializers.IntegerField(help_text="online and safe on quota")
-    hours_left = serializers.FloatField(help_text="this week, of weeks and running sessions together")
+    hours_left = serializers.FloatField(
+        allow_null=True,
+        help_text="this week, of weeks and running sessions together; null: nothing limits them",
+    )
     jobs = serializers.DictField(child=serializers.IntegerField(), help_text="queued, dispatched and running")
     providers = ProviderStatusSerializer(many=True)
     weeks = WeekStatusSerializer(many=True)

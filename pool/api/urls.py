@@ -3,7 +3,7 @@
 from django.urls import include, path
 from rest_framework.routers import SimpleRouter
 
-from pool.api import agent_views, history_views, interrogation_views, starts, views
+from pool.api import agent_views, history_views, interrogation_views, plan_views, starts, views
 
 router = SimpleRouter(trailing_slash=False)
 router.register("workers", views.WorkerViewSet, basename="worker")
@@ -24,6 +24,7 @@ urlpatterns = [
         "workers/<slug:worker_id>/samples", history_views.WorkerSamplesView.as_view(), name="worker-samples"
     ),
     path("workers/<slug:worker_id>/interrogate", interrogation_views.InterrogateView.as_view()),
+    path("pool/plan", plan_views.PoolPlanView.as_view(), name="pool-plan"),
     path("pool/status", views.PoolStatusView.as_view(), name="pool-status"),
     path("enrollment-tokens", views.EnrollmentTokenView.as_view(), name="enrollment-tokens"),
     path("", include(router.urls)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -17,7 +18,7 @@ from core.reasons import because
 from core.text import storable
 from core.tokens import digest, secret_new
 from core.transitions import event_add
-from pool import signals
+from pool import growth, signals
 from pool.models import Account, EnrollmentToken, EnrollmentUse, Session, Worker
 from pool.services import direct_redis
 from pool.services.credentials import credentials, epoch_of, matches, secret_after, secret_first
@@ -25,6 +26,7 @@ from pool.services.publish import gate_publish
 from pool.services.standings import standings_write
 from pool.services.terms import terms_require
 from pool.services.workers import worker_offline, worker_revoke
+from pool.sessions import session_columns, session_known
 from pool.states import WorkerState
 
 log = logging.getLogger(__name__)
@@ -245,8 +247,11 @@ def _new(account: Account, name: str, *, now: datetime) -> Worker:
 
 
 def _begin_epoch(worker: Worker, token: EnrollmentToken, post: wire.EnrollPost, *, now: datetime) -> None:
+    runtime_s = 3600 * (post.session_runtime_hours or 0.0)
+    worker_offline(
+        worker, reason=because("new_session"), now=now, ended_at=now - timedelta(seconds=runtime_s)
+    )
     before = worker.sessions.order_by("-epoch").first()
-    worker_offline(worker, reason=because("new_session"), now=now)
     epoch = token.epoch if token.epoch is not None else worker.epoch + 1
     secret = secret_first(worker.pk, epoch, token=post.token, request_id=post.request_id)
     changes = {
@@ -269,7 +274,7 @@ def _begin_epoch(worker: Worker, token: EnrollmentToken, post: wire.EnrollPost, 
         setattr(worker, name, value)
     # Its own box gets a user with the answer; one of an earlier epoch must not go on taking from the queue.
     transaction.on_commit(partial(direct_redis.withdraw, worker.pk), robust=True)
-    _session_open(worker, before, runtime_s=3600 * (post.session_runtime_hours or 0.0), now=now)
+    _session_open(worker, before, runtime_s=runtime_s, now=now)
     standings_write([worker], now=now)
     EnrollmentUse.objects.create(
         token=token, request_id=post.request_id[:80], worker=worker, epoch=epoch, used_at=now
@@ -283,12 +288,14 @@ def _begin_epoch(worker: Worker, token: EnrollmentToken, post: wire.EnrollPost, 
 def _session_open(worker: Worker, before: Session | None, *, runtime_s: float, now: datetime) -> None:
     """The session of the new epoch. A machine that enrols twice is one session: what was counted stays counted."""
     started_at = now - timedelta(seconds=runtime_s)
-    same = before is not None and abs(before.started_at - started_at) < SAME_SESSION
+    known = growth.Session(started_at=started_at)
+    if before is not None and abs(before.started_at - started_at) < SAME_SESSION:
+        same = session_known(before, at=now)
+        # One that began after the end of what is proven of the other is another one, however short that was.
+        if started_at <= same.proven_until + growth.SLACK:
+            known = replace(same, ended_at=None)
     Session.objects.create(
         worker=worker,
         epoch=worker.epoch,
-        started_at=started_at,
-        runtime_s=runtime_s,
-        counted_s=before.counted_s if same else 0.0,
-        last_post_at=None,
+        **{**session_columns(known), "runtime_s": runtime_s, "last_post_at": None},
     )

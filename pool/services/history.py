@@ -15,8 +15,9 @@ from django.db import connections, models, router, transaction
 
 from core.bulk import add_rows
 from core.models import Cursor
+from pool.growth import Stretch
 from pool.models import Sample, UtilisationHour, UtilisationMinute, WorkerDay
-from pool.models_history import UtilisationBucket
+from pool.models.history import UtilisationBucket
 
 CURSOR = "utilisation"
 
@@ -34,16 +35,16 @@ MINUTES_KEPT = timedelta(days=7)
 HOURS_KEPT = timedelta(days=366)
 DAYS_KEPT = timedelta(days=5 * 366)
 
-Stretch = tuple[str, datetime, float]
-"""Worker id, end, seconds: runtime that a report proved."""
 
+def days_add(proven: Iterable[tuple[str, Stretch, int]]) -> None:
+    """Add runtime to its workers' days, in the transaction that counts it against quota.
 
-def days_add(stretches: Iterable[Stretch]) -> None:
-    """Add runtime to its workers' days, in the transaction that counts it against quota."""
+    proven: worker id, a stretch that a report proved, and 1; or -1 where it turned out to be another one's.
+    """
     used: dict[tuple[str, date], float] = {}
-    for worker_id, end, seconds in stretches:
-        for day, part_s in by_day(end - timedelta(seconds=seconds), end):
-            used[worker_id, day] = used.get((worker_id, day), 0.0) + part_s
+    for worker_id, (begin, end), sign in proven:
+        for day, part_s in by_day(begin, end):
+            used[worker_id, day] = used.get((worker_id, day), 0.0) + sign * part_s
     rows = [
         {"worker": worker_id, "day": day, "used_s": seconds}
         for (worker_id, day), seconds in sorted(used.items())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import redis
@@ -14,19 +14,22 @@ from django.db.models import F
 from django.utils import timezone
 
 from agent import wire
-from core.bulk import add_rows, update_rows
+from core.bulk import update_rows
 from core.errors import TransitionRefused
 from core.reasons import because
 from core.transitions import event_add
 from pool import quota, signals
-from pool.models import HAUNTING, AccountWeek, Dispatch, Sample, Session, Worker
+from pool.growth import Stretch, overdue_s
+from pool.models import HAUNTING, Dispatch, Sample, Session, Worker
+from pool.services.books import Booking, bookings_of, books_write
 from pool.services.dispatches import lease_s
-from pool.services.history import Stretch, days_add
+from pool.services.history import days_add
 from pool.services.interrogation import posts_answer
 from pool.services.publish import orders_publish
 from pool.services.standings import standings_write
 from pool.services.stream import Entry, Page, page_read, page_take, page_trim
 from pool.services.workers import overdue_at, worker_heard, worker_offline
+from pool.sessions import limit_s, session_columns, session_known
 from pool.standing import Standing
 from pool.states import DispatchState, WorkerState
 from pool.usage import limits_of, workers_lean
@@ -55,10 +58,12 @@ class Heard:
     row: Session | None
     session: quota.Session
     last: Entry
-    used: list[tuple[datetime, float]] = field(default_factory=list)
-    stretches: list[Stretch] = field(default_factory=list)
+    bookings: list[Booking] = field(default_factory=list)
+    proven: list[tuple[Stretch, int]] = field(default_factory=list)
     gaps_s: list[float] = field(default_factory=list)
     restarted: bool = False
+    spoke: bool = False
+    """One of the posts, at least, tells how it is now; the others had been under way for long."""
 
 
 def intake_drain(*, now: datetime | None = None, batch: int = BATCH) -> int:
@@ -112,13 +117,15 @@ def _store(page: Page, *, now: datetime) -> bool:
         _write_workers(heard)
         _write_sessions(heard)
         _write_usage(heard, now=now)
-        days_add(stretch for one in heard.values() for stretch in one.stretches)
-        posts_answer((one.worker, one.last.post, one.last.at) for one in heard.values())
+        days_add((key, stretch, sign) for key, one in heard.items() for stretch, sign in one.proven)
         standings = standings_write([one.worker for one in heard.values()], now=now)
-        _renew_leases(heard, now=now)
-        _lay_ghosts(heard, now=now)
+        # What arrives late tells nothing of what its worker holds now.
+        present = {worker_id: one for worker_id, one in heard.items() if one.spoke}
+        posts_answer((one.worker, one.last.post, one.last.at) for one in present.values())
+        _renew_leases(present, now=now)
+        _lay_ghosts(present, now=now)
         _bring_back(heard, now=now)
-        _log_readings(heard, standings)
+        _log_readings(heard, standings, now=now)
         _tell_listeners(samples, now=now)
     return True
 
@@ -132,7 +139,7 @@ def _read(entries: Iterable[Entry], *, now: datetime) -> tuple[dict[str, Heard],
         (row.worker_id, row.epoch): row
         for row in Session.objects.filter(worker__in=ids, epoch=F("worker__epoch"))
     }
-    rules = {worker.account_id: limits_of(worker.account).week for worker in workers.values()}
+    rules = {account.pk: limits_of(account).week for account in {one.account for one in workers.values()}}
     heard: dict[str, Heard] = {}
     samples: list[Sample] = []
     for entry in rows:
@@ -144,16 +151,24 @@ def _read(entries: Iterable[Entry], *, now: datetime) -> tuple[dict[str, Heard],
         known = heard.get(worker.pk)
         if known is None:
             row = sessions.get((worker.pk, worker.epoch))
-            known = heard[worker.pk] = Heard(worker=worker, row=row, session=_known(row, at), last=entry)
+            session = session_known(row, at=at)
+            known = heard[worker.pk] = Heard(worker=worker, row=row, session=session, last=entry)
+        rule = rules[worker.account_id]
         grown = quota.growth(
-            known.session, runtime_s=_runtime_s(entry.post), at=at, rule=rules[worker.account_id]
+            known.session,
+            runtime_s=_runtime_s(entry.post),
+            at=at,
+            rule=rule,
+            sent_at=_sent_at(entry.post),
+            limit_s=limit_s(worker.account),
+            silence_s=overdue_s(worker.check_interval_s, missing=2),
         )
         known.session = grown.session
-        known.used.extend(grown.used)
-        known.stretches.append((worker.pk, at, sum(seconds for _, seconds in grown.used)))
+        known.bookings += bookings_of(grown, account_id=worker.account_id, rule=rule)
+        known.proven += grown.proven
         if grown.late:
             continue
-        known.last = entry
+        known.last, known.spoke = entry, True
         known.restarted = known.restarted or grown.restarted
         if grown.gap_s:
             known.gaps_s.append(grown.gap_s)
@@ -173,15 +188,13 @@ def _runtime_s(post: wire.StatusPost) -> float | None:
     return 3600 * min(hours, RUNTIME_LIMIT_H) if hours is not None else None
 
 
-def _known(session: Session | None, at: datetime) -> quota.Session:
-    if session is None:
-        return quota.Session(started_at=at)
-    return quota.Session(
-        started_at=session.started_at,
-        runtime_s=session.runtime_s,
-        counted_s=session.counted_s,
-        last_post_at=session.last_post_at,
-    )
+def _sent_at(post: wire.StatusPost) -> datetime | None:
+    """When it was sent by the agent's own clock; None where it does not say, or in words that nobody understands."""
+    try:
+        at = datetime.fromisoformat(post.timestamp or "")
+    except ValueError:
+        return None
+    return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
 
 
 KEPT = ("gpus", "cpu_util", "net_bytes_per_s", "disk_free_bytes", "sessions", "jobs")
@@ -206,11 +219,12 @@ def _write_workers(heard: dict[str, Heard]) -> None:
         who = {"id": worker_id, "epoch": worker.epoch}
         worker.last_seen_at = one.session.last_post_at
         worker.due_at = overdue_at(worker.last_seen_at, check_interval_s=worker.check_interval_s)
-        worker.gpu_util = post.gpu_util
+        if one.spoke:
+            worker.gpu_util = post.gpu_util
         seen.append(
             {**who, **{name: getattr(worker, name) for name in ("last_seen_at", "due_at", "gpu_util")}}
         )
-        machine = _machine(post)
+        machine = _machine(post) if one.spoke else {}
         if any(getattr(worker, name) != value for name, value in machine.items()):
             for name, value in machine.items():
                 setattr(worker, name, value)
@@ -241,37 +255,25 @@ def _is_web(url: str) -> bool:
 def _write_sessions(heard: dict[str, Heard]) -> None:
     update_rows(
         Session,
-        [
-            {"id": one.row.pk, **vars(one.session), "ended_at": None}
-            for one in heard.values()
-            if one.row is not None
-        ],
+        [{"id": one.row.pk, **session_columns(one.session)} for one in heard.values() if one.row is not None],
         match=("id",),
     )
     Session.objects.bulk_create(
-        Session(worker=one.worker, epoch=one.worker.epoch, **vars(one.session))
+        Session(worker=one.worker, epoch=one.worker.epoch, **session_columns(one.session))
         for one in heard.values()
         if one.row is None
     )
 
 
 def _write_usage(heard: dict[str, Heard], *, now: datetime) -> None:
-    used: dict[tuple[str, datetime], float] = {}
     for one in heard.values():
-        for starts_at, seconds in one.used:
-            key = (one.worker.account_id, starts_at)
-            used[key] = used.get(key, 0.0) + seconds
         if one.restarted:
             event_add(one.worker, "session_restarted", reason=because("new_session"), now=now)
         for gap_s in one.gaps_s:
             reason = because("session_gap", gap_h=gap_s / 3600)
             event_add(one.worker, "session_gap", reason=reason, now=now, data={"gap_s": gap_s})
             log.warning("worker=%s %s", one.worker.pk, reason)
-    rows = [
-        {"account": account_id, "starts_at": starts_at, "used_s": seconds}
-        for (account_id, starts_at), seconds in sorted(used.items())
-    ]
-    add_rows(AccountWeek, rows, match=("account", "starts_at"))
+    books_write(booking for one in heard.values() for booking in one.bookings)
 
 
 def _renew_leases(heard: dict[str, Heard], *, now: datetime) -> None:
@@ -305,23 +307,49 @@ def _lay_ghosts(heard: dict[str, Heard], *, now: datetime) -> None:
 
 
 def _bring_back(heard: dict[str, Heard], *, now: datetime) -> None:
-    """Whoever posts is there, but for the one whose last word it was."""
+    """Whoever posts is there, but for the one whose last word it was, and for what arrives after that."""
     for one in heard.values():
         try:
             if one.last.post.status == wire.ENDED:
-                worker_offline(one.worker, reason=because("session_ended"), now=now)
-            else:
+                ended_at = min(one.last.at, now)
+                worker_offline(one.worker, reason=because("session_ended"), now=now, ended_at=ended_at)
+            elif one.spoke or one.worker.state != WorkerState.OFFLINE:
                 worker_heard(one.worker, now=now)
         except TransitionRefused as refused:
             log.info("worker=%s not moved by its post: %s", one.worker.pk, refused)
 
 
-def _log_readings(heard: dict[str, Heard], standings: Mapping[str, Standing]) -> None:
-    """One line a post of every worker that has a quota of hours, as an operator reads it."""
-    for worker_id, one in standings.items():
-        if one.reading.model in (quota.SESSION, quota.WEEK):
-            level = logging.INFO if one.reading.safe else logging.WARNING
-            log.log(level, "%s", one.reading.line(heard[worker_id].worker.name))
+def _log_readings(heard: dict[str, Heard], standings: Mapping[str, Standing], *, now: datetime) -> None:
+    """A line of every worker with a quota of hours, when it has used another tenth of one, its verdict is another, or
+    an hour has begun: as an operator reads it, and as fields where the log is JSON."""
+    if not log.isEnabledFor(logging.INFO):
+        return
+    grown_s: dict[str, float] = {}
+    for one in heard.values():
+        for booking in one.bookings:
+            begin, end = booking.stretch
+            key = booking.account_id
+            grown_s[key] = grown_s.get(key, 0.0) + booking.sign * (end - begin).total_seconds()
+    for worker_id, standing in standings.items():
+        one, reading = heard[worker_id], standing.reading
+        if reading.model not in (quota.SESSION, quota.WEEK):
+            continue
+        before = quota.reading(
+            limits_of(one.worker.account),
+            session_runtime_h=one.row.runtime_s / 3600 if one.row is not None else 0.0,
+            week_used_h=reading.used - grown_s.get(one.worker.account_id, 0.0) / 3600,
+        )
+        if reading.is_news(before) or _first_of_hour(one, now=now):
+            level = logging.INFO if reading.safe else logging.WARNING
+            name = one.worker.name
+            log.log(level, "%s", reading.line(name), extra={"fields": {"quota": reading.fields(name)}})
+
+
+def _first_of_hour(one: Heard, *, now: datetime) -> bool:
+    said_at = one.row.last_post_at if one.row is not None else None
+    return said_at is None or said_at.replace(minute=0, second=0, microsecond=0) != now.replace(
+        minute=0, second=0, microsecond=0
+    )
 
 
 def _tell_listeners(samples: list[Sample], *, now: datetime) -> None:

@@ -13,6 +13,7 @@ from core.errors import Busy
 from core.text import storable
 from pool.models import Account, OfficialQuota
 from pool.providers.kaggle import Kaggle, KaggleRefused, KaggleUnknown
+from pool.services.official import Official, official_take
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +76,10 @@ def quota_read(account: Account, *, now: datetime) -> OfficialQuota | None:
             "quota kaggle account=%s official used=%s reserved=%s total=%s refresh=%s",
             account.pk, _hours(said.used_s), _hours(said.reserved_s), _hours(said.total_s), said.refresh_at,
         )  # fmt: skip
+        figure = Official(
+            used_s=said.used_s, reserved_s=said.reserved_s, total_s=said.total_s, refresh_at=said.refresh_at
+        )
+        official_take(account=account, said=figure, at=now)
     row, _ = OfficialQuota.objects.update_or_create(account=account, defaults=found)
     return row
 

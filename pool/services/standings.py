@@ -107,10 +107,12 @@ def _standings(rows: list[Worker], *, now: datetime) -> dict[str, Standing]:
     return {
         worker.pk: standing(
             one.limits,
-            read_at=one.read_at,
+            read_at=one.session.read_at or now,
             now=now,
-            session_runtime_h=one.session_runtime_h,
-            week_used_h=one.week_used_h,
+            session_runtime_h=one.session.runtime_s / 3600,
+            session_estimated_h=one.session.estimated_s / 3600,
+            week_used_h=one.week.used_h,
+            week_estimated_h=one.week.estimated_h,
             spent_usd_day=one.spent.usd_day,
             spent_usd_month=one.spent.usd_month,
             running=running.get(worker.account_id, 1),

@@ -12,22 +12,20 @@ from core.errors import Invalid
 from core.reasons import Reason, because
 from core.transitions import advance, event_add
 from pool import signals
-from pool.models import Account, Session, Worker
+from pool.growth import overdue_s
+from pool.models import Account, Worker
 from pool.services.bell import dispatcher_ring
+from pool.services.books import session_end
 from pool.services.dispatches import dispatches_withdraw
 from pool.services.publish import gate_publish, orders_publish
 from pool.states import LISTENING, WorkerState
 
 NO_SECRETS = {"secret_sha256": "", "next_secret_sha256": "", "retired_secret_sha256": ""}
 
-GRACE_S = 2.0
-GRACE_PART = 0.25
-"""A post is overdue when its interval, a quarter more (agents spread their posts) and two seconds are over."""
-
 
 def overdue_at(seen_at: datetime, *, check_interval_s: float, missing: int = 1) -> datetime:
     """When `missing` posts in a row count as missing, for a worker that was last heard at `seen_at`."""
-    return seen_at + timedelta(seconds=(missing + GRACE_PART) * check_interval_s + GRACE_S)
+    return seen_at + timedelta(seconds=overdue_s(check_interval_s, missing=missing))
 
 
 def worker_create(
@@ -157,17 +155,24 @@ def worker_lost(worker: Worker, *, reason: Reason, now: datetime | None = None) 
     _leave(worker, WorkerState.LOST, reason=reason, by="", now=now or timezone.now())
 
 
-def worker_offline(worker: Worker, *, reason: Reason, by: str = "", now: datetime | None = None) -> None:
+def worker_offline(
+    worker: Worker,
+    *,
+    reason: Reason,
+    by: str = "",
+    now: datetime | None = None,
+    ended_at: datetime | None = None,
+) -> None:
     """Its session has ended or its box is gone: what it holds is withdrawn, its jobs run elsewhere, its books close.
 
-    A worker that is offline or revoked already stays so. Raises TransitionRefused from a stale copy.
+    ended_at: when that was, where it is known better than by `now`. A worker that is offline or revoked already stays
+    so. Raises TransitionRefused from a stale copy.
     """
     now = now or timezone.now()
-    if worker.state in (WorkerState.OFFLINE, WorkerState.REVOKED):
-        return
     with transaction.atomic():
-        _leave(worker, WorkerState.OFFLINE, reason=reason, by=by, now=now)
-        session_end(worker, now=now)
+        if worker.state not in (WorkerState.OFFLINE, WorkerState.REVOKED):
+            _leave(worker, WorkerState.OFFLINE, reason=reason, by=by, now=now)
+        session_end(worker, at=ended_at or now)
 
 
 def worker_retire(worker: Worker, *, reason: Reason, by: str = "", now: datetime | None = None) -> None:
@@ -195,7 +200,7 @@ def worker_revoke(worker: Worker, *, reason: Reason, by: str = "", now: datetime
         return
     with transaction.atomic():
         _leave(worker, WorkerState.REVOKED, reason=reason, by=by, now=now, **NO_SECRETS)
-        session_end(worker, now=now)
+        session_end(worker, at=now)
         gate_publish(worker)
 
 
@@ -207,11 +212,6 @@ def worker_pace(worker: Worker, *, check_interval_s: float) -> None:
         Worker.objects.filter(pk=worker.pk).update(check_interval_s=check_interval_s)
         gate_publish(worker)
     worker.check_interval_s = check_interval_s
-
-
-def session_end(worker: Worker, *, now: datetime) -> None:
-    """Close the worker's open sessions."""
-    Session.objects.filter(worker=worker, ended_at__isnull=True).update(ended_at=now)
 
 
 def _leave(

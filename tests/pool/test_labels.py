@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pool.labels import KEY, VALUE, LabelsInvalid, missing, packed, unpacked
-from pool.lines import LABELS_LIMIT
+from pool.models.lines import LABELS_LIMIT
 
 keys = st.one_of(st.sampled_from(["a", "b", "a.b", "9-a", "k" * 40]), st.text("ab-", min_size=1, max_size=3))
 values = st.one_of(st.sampled_from(["x", "X", "x.y", "v" * 40]), st.text("xX_", min_size=1, max_size=3))

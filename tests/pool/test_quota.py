@@ -214,11 +214,11 @@ def test_the_first_report_of_a_long_session_is_no_gap() -> None:
     assert sum(seconds for _, seconds in first.used) == 5 * 3600
 
 
-def test_a_report_without_a_runtime_only_says_that_it_is_alive() -> None:
+def test_a_report_without_a_runtime_proves_nothing_and_is_counted_by_the_servers_clock() -> None:
     before = Session(started_at=MONDAY, runtime_s=60, counted_s=60, last_post_at=MONDAY)
     grown = growth(before, runtime_s=None, at=MONDAY + timedelta(hours=1), rule=UTC_WEEK)
     assert grown.session.last_post_at == MONDAY + timedelta(hours=1)
-    assert grown.session.runtime_s == 60
+    assert (grown.session.runtime_s, grown.session.counted_s) == (3600, 60)
     assert grown.used == ()
 
 

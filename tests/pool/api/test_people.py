@@ -164,6 +164,7 @@ def test_a_worker_is_shown_with_its_quota_and_session(api_client: Client, alice:
         "percent": pytest.approx(93.9, abs=0.1),
         "safe": False,
         "hours_left": pytest.approx(0.7),
+        "estimated_hours": 0,
         "reason": "near its limit: session 10.80 h of 11.5 h (93.9 %)",
     }
     assert body["session"]["runtime_hours"] == 10.8
@@ -371,6 +372,7 @@ def test_the_pool_at_a_glance(
     assert [one["provider"] for one in body["providers"]] == ["colab", "kaggle"]
     (week,) = body["weeks"]
     assert (week["used_hours"], week["limit_hours"], week["percent"]) == (18, 30, 60)
+    assert (week["own_hours"], week["estimated_hours"], week["official_hours"]) == (18, 0, None)
     assert body["jobs"] == {"queued": 1, "dispatched": 0, "running": 0}
 
 
@@ -378,6 +380,7 @@ def test_an_unlimited_pool_has_no_figure_for_hours(api_client: Client, alice: Us
     enrol()
     body = api_client(alice).get("/api/pool/status").json()
     assert body["providers"][0]["hours_left"] is None
+    assert body["hours_left"] is None
 
 
 def test_everything_still_answers_without_the_broker(

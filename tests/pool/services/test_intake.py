@@ -114,7 +114,7 @@ def test_an_agents_last_word_ends_its_session_and_its_next_start_goes_on_with_it
     if before == WorkerState.ONLINE:
         held.refresh_from_db()
         assert (worker.reason, held.state) == ("its session has ended", "withdrawn")
-        assert Session.objects.get().ended_at == SOON
+        assert Session.objects.get().ended_at == NOON + timedelta(seconds=20)
     stream(worker, at=SOON + timedelta(seconds=5), session_runtime_hours=0.6)
     drain(now=SOON + timedelta(seconds=6))
     worker.refresh_from_db()
@@ -364,6 +364,21 @@ def test_withdrawn_work_is_over_when_its_worker_stops_mentioning_it(
     stream(worker, at=NOON + timedelta(seconds=2), jobs=[])
     drain()
     assert Dispatch.objects.get(pk=row.pk).finished_at == SOON
+
+
+def test_a_late_post_tells_nothing_of_what_its_worker_does_now(
+    enrol: Callable[..., Worker], stream: Post
+) -> None:
+    worker = enrol()
+    row = claimed(worker, "1")
+    dispatch_withdraw(row, reason=because("lease_over", lease_s=90), now=NOON)
+    stream(worker, at=NOON + timedelta(seconds=20), session_runtime_hours=0.5, gpu_util=80.0, jobs=[row.pk])
+    drain()
+    stream(worker, at=NOON + timedelta(seconds=21), session_runtime_hours=0.49, gpu_util=1.0, jobs=[])
+    drain()
+    worker.refresh_from_db()
+    assert (worker.gpu_util, Sample.objects.count()) == (80, 1)
+    assert Dispatch.objects.get(pk=row.pk).finished_at is None
 
 
 # -- listeners ----------------------------------------------------------------------------------------

@@ -1,0 +1,36 @@
+"""The pool's rows."""
+
+from pool.models.accounts import Account, AccountWeek
+from pool.models.dispatches import HAUNTING, Dispatch, LogChunk
+from pool.models.history import UtilisationHour, UtilisationMinute, WorkerDay
+from pool.models.interrogations import Interrogation
+from pool.models.jobs import Choice, Job
+from pool.models.lines import LABELS_LIMIT, NEED_KEY_LIMIT, Waiting
+from pool.models.providers import STARTS_OPEN, NotebookStart, OfficialQuota, TermsAcknowledgement
+from pool.models.workers import EnrollmentToken, EnrollmentUse, Sample, Session, Worker
+
+__all__ = [
+    "HAUNTING",
+    "LABELS_LIMIT",
+    "NEED_KEY_LIMIT",
+    "STARTS_OPEN",
+    "Account",
+    "AccountWeek",
+    "Choice",
+    "Dispatch",
+    "EnrollmentToken",
+    "EnrollmentUse",
+    "Interrogation",
+    "Job",
+    "LogChunk",
+    "NotebookStart",
+    "OfficialQuota",
+    "Sample",
+    "Session",
+    "TermsAcknowledgement",
+    "UtilisationHour",
+    "UtilisationMinute",
+    "Waiting",
+    "Worker",
+    "WorkerDay",
+]

@@ -1,0 +1,126 @@
+"""Jobs, and whose turn it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Q
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+
+from core.ids import new_id
+from core.models import Stateful
+from pool.models.lines import LABELS_LIMIT, NEED_KEY_LIMIT, Waiting, need_key
+from pool.models.workers import Worker
+from pool.states import JOB, JobState
+
+
+def job_id() -> str:
+    return new_id("j")
+
+
+class Job(Stateful):
+    """A command to run somewhere. `attempt` counts its tries; a report from an older one changes nothing.
+
+    labels: what its worker must have, as pool.labels.packed writes them. need_key: written by the database; jobs that
+    have the same stand in one line and wait for the same reason, which is in `waiting`.
+    """
+
+    TABLE = JOB
+    SUBJECT = "job"
+    FENCE = "attempt"
+
+    id = models.CharField(primary_key=True, max_length=24, default=job_id, editable=False)
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="jobs")
+    name = models.CharField(max_length=120)
+    command = models.JSONField(default=list, blank=True, help_text=_("argument list; or use script"))
+    script = models.TextField(blank=True, default="")
+    env = models.JSONField(default=dict, blank=True)
+    timeout_s = models.FloatField(
+        null=True, blank=True, help_text=_("counted from the first start of each attempt")
+    )
+    grace_s = models.FloatField(default=15, help_text=_("between TERM and KILL"))
+    gpu_mem_bytes = models.BigIntegerField(default=0, help_text=_("per GPU"))
+    provider = models.CharField(max_length=12, blank=True, default="")
+    expected_hours = models.FloatField(null=True, blank=True)
+    instance_ref = models.CharField(
+        max_length=40, blank=True, default="", help_text=_("run it on this instance only")
+    )
+    labels = models.CharField(max_length=LABELS_LIMIT, blank=True, default="", editable=False)
+    priority = models.SmallIntegerField(default=0, help_text=_("higher runs first"))
+    need_key = models.GeneratedField(
+        expression=need_key(), output_field=models.CharField(max_length=NEED_KEY_LIMIT), db_persist=True
+    )
+    waiting = models.ForeignObject(
+        Waiting,
+        from_fields=["need_key"],
+        to_fields=["key"],
+        on_delete=models.DO_NOTHING,
+        related_name="+",
+        null=True,
+        editable=False,
+    )
+    attempt = models.PositiveIntegerField(default=0)
+    max_attempts = models.PositiveIntegerField(default=5)
+    exit_code = models.IntegerField(null=True, blank=True)
+    queued_at = models.DateTimeField(default=timezone.now)
+    started_at = models.DateTimeField(null=True, blank=True)
+    ended_at = models.DateTimeField(null=True, blank=True)
+    cancel_requested_at = models.DateTimeField(null=True, blank=True)
+    cancel_requested_by = models.CharField(max_length=150, blank=True, default="")
+
+    class Meta:
+        ordering = ["-queued_at"]
+        indexes = [
+            models.Index(
+                fields=["need_key", "queued_at", "id"], condition=Q(state=JobState.QUEUED), name="job_line"
+            ),
+            models.Index(
+                fields=["owner"],
+                condition=Q(state__in=(JobState.DISPATCHED, JobState.RUNNING)),
+                name="job_placed",
+            ),
+            models.Index(fields=["owner", "-queued_at"], name="job_owner"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.id})"
+
+    @property
+    def reason(self) -> str:
+        """Why it is in its state; of a queued one that could not be placed, what it waits for."""
+        row = self._waits()
+        return row.reason if row is not None else super().reason
+
+    @property
+    def remedy(self) -> str:
+        """What would let a queued job start, in the reader's language; empty where nothing keeps it."""
+        row = self._waits()
+        return row.remedy if row is not None else ""
+
+    def refresh_from_db(self, *args: Any, **kwargs: Any) -> None:
+        super().refresh_from_db(*args, **kwargs)
+        self._state.fields_cache.pop("waiting", None)
+
+    def _waits(self) -> Waiting | None:
+        try:
+            return self.waiting if self.state == JobState.QUEUED else None
+        except Waiting.DoesNotExist:
+            return None
+
+
+class Choice(models.Model):
+    """When a tenant was last given a worker: what round robin turns on."""
+
+    tenant = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+")
+    worker = models.ForeignKey(Worker, on_delete=models.CASCADE, related_name="+")
+    chosen_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["tenant", "worker"], name="choice_tenant_worker")]
+        indexes = [models.Index(fields=["tenant", "chosen_at"], name="choice_turn")]
+
+    def __str__(self) -> str:
+        return f"{self.tenant_id} {self.worker_id}"
