@@ -137,7 +137,7 @@ class JobKeeper:
         if not _holds_files(folder / "work"):
             shutil.rmtree(folder, ignore_errors=True)
             return
-        for name in ("log", "script", "exit", "mark", "pid"):
+        for name in ("log", "script", "exit", "mark", "verdict", "pid"):
             (folder / name).unlink(missing_ok=True)
         self._forget_old_work()
 
@@ -164,6 +164,8 @@ class JobKeeper:
         self, hold: Hold, entry: Entry, *, command: Command, run: Run, shipper: LogShipper
     ) -> FinishPost | None:
         deadline_s = entry.claimed_s + command.timeout_s if command.timeout_s is not None else None
+        if (decided := run.decided()) is not None:
+            return self._stop(hold, command, run, *decided)
         while True:
             if shipper.stood_down.is_set():
                 hold.supersede()
@@ -191,20 +193,27 @@ class JobKeeper:
         )
 
     def _halted(self, hold: Hold, command: Command, run: Run) -> FinishPost | None:
-        gone = self._kill(hold, command, run)
-        if hold.halt is Halt.STAND_DOWN or hold.halt is None:
-            log.info("dispatch=%s stood down, processes gone=%s", hold.claim.dispatch_id, gone)
-            return None
-        if hold.halt is Halt.CANCELLED:
-            return _finish(hold, "cancelled", "cancelled", run, gone=gone)
-        reason = hold.ending.reason if hold.ending else "this worker ends"
-        return _finish(hold, "interrupted", reason, run, gone=gone)
+        match hold.halt:
+            case Halt.CANCELLED:
+                return self._stop(hold, command, run, "cancelled", "cancelled")
+            case Halt.INTERRUPTED:
+                reason = hold.ending.reason if hold.ending else "this worker ends"
+                return self._stop(hold, command, run, "interrupted", reason)
+            case _:
+                gone = self._kill(hold, command, run)
+                log.info("dispatch=%s stood down, processes gone=%s", hold.claim.dispatch_id, gone)
+                return None
 
     def _timed_out(self, hold: Hold, command: Command, run: Run) -> FinishPost | None:
+        return self._stop(hold, command, run, "failed", f"timed out after {command.timeout_s:g} s")
+
+    def _stop(self, hold: Hold, command: Command, run: Run, outcome: str, reason: str) -> FinishPost | None:
+        """End the run. None where the control plane wants nothing of it any more."""
+        run.decide(outcome, reason)
         gone = self._kill(hold, command, run)
         if hold.halt is Halt.STAND_DOWN:
             return None
-        return _finish(hold, "failed", f"timed out after {command.timeout_s:g} s", run, gone=gone)
+        return _finish(hold, outcome, reason, run, gone=gone)
 
     def _kill(self, hold: Hold, command: Command, run: Run) -> bool:
         since_s = time.monotonic()

@@ -4,6 +4,7 @@ A run's folder, `<state-dir>/jobs/<dispatch id>/`:
 
     pid      made by the wrapper, exclusively, before it runs anything: whoever makes this file owns the run
     exit     "exit N", written by the wrapper when the command has ended
+    verdict  outcome and reason, written by the agent before it ends the run itself
     log      standard output and error
     script   the job's script where it has one
     work     working folder of a job on a worker without a workspace
@@ -26,6 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from agent import processes
+from agent.errors import UsageError
+from agent.files import read_json, write_json
 from agent.processes import GraceLeft
 
 # The command's words are the wrapper's positional arguments: nothing of them is ever read as shell. `trap :` keeps
@@ -145,6 +148,20 @@ class Run:
                 # Between the two looks it may have written its last word.
                 self._ended = self._written() or Ended(exit_code=None)
         return self._ended
+
+    def decide(self, outcome: str, reason: str) -> None:
+        """Write down what the run has come to before ending it: an agent that is killed meanwhile, and its child just
+        after, would leave an exit code behind that looks like the command's own failure. A full disk is no obstacle.
+        """
+        with contextlib.suppress(OSError):
+            write_json(self._folder / "verdict", {"outcome": outcome, "reason": reason})
+
+    def decided(self) -> tuple[str, str] | None:
+        """Outcome and reason where an agent had begun to end it."""
+        with contextlib.suppress(UsageError):
+            if (said := read_json(self._folder / "verdict")) is not None:
+                return str(said["outcome"]), str(said["reason"])
+        return None
 
     def end(self, *, grace_left_s: GraceLeft) -> bool:
         """End it with everything that it started, also what has left its group. False if something cannot be killed."""

@@ -61,6 +61,7 @@ class LeasedScheduler(DatabaseScheduler):
         self.holder = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:6]}"
         self.lease_s = settings.BEAT_LEASE_S
         self.leading = False
+        self._ended = False
         self._renewed_s = float("-inf")
         super().__init__(*args, **kwargs)
 
@@ -68,7 +69,11 @@ class LeasedScheduler(DatabaseScheduler):
         """The rows come from `schedule_upsert`, which the leader calls; Celery's own default entry is not wanted."""
 
     def tick(self, *args: Any, **kwargs: Any) -> float:
-        """Seconds until the next call."""
+        """Seconds until the next call. Raises SystemExit after `close`."""
+        if self._ended:
+            # Celery's signal handler closes and then raises this. Where the signal came in the middle of a message, the
+            # closed connection's own error took its place, was taken for a broker's, and the beat went on for ever.
+            raise SystemExit
         if not self._leads():
             return min(2.0, self.lease_s / 3)
         try:
@@ -93,6 +98,8 @@ class LeasedScheduler(DatabaseScheduler):
         return self.connection.ensure_connection(max_retries=1, interval_start=0.2)
 
     def _leads(self) -> bool:
+        if self._ended:
+            return False
         asked_s = time.monotonic()
         if self.leading and asked_s - self._renewed_s < self.lease_s / 3:
             return True
@@ -117,6 +124,7 @@ class LeasedScheduler(DatabaseScheduler):
 
     def close(self) -> None:
         """A clean stop: keep the last run times, then let the next beat lead at once. Called twice by Celery."""
+        self._ended = True
         super().close()
         try:
             lease_release(holder=self.holder)

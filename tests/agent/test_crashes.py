@@ -67,6 +67,26 @@ def test_child_that_ends_while_no_agent_is_there_is_reported_and_one_that_vanish
     assert "vanished without an exit code" in vanishes.finish["reason"]
 
 
+def test_killed_while_it_ends_a_job_it_reports_the_end_and_not_the_exit_code_of_its_own_signal(
+    plane: ControlPlane, agent: AgentProcess, tmp_path: Path
+) -> None:
+    told, go = tmp_path / "told", tmp_path / "go"
+    agent.enrolled().start()
+    script = f"trap 'touch {told}; until [ -e {go} ]; do sleep 0.02; done; exit 143' TERM\necho up\nsleep 600 & wait\n"
+    job = plane.dispatch("d_1", script=script, grace_s=60)
+    plane.wait(lambda: b"up" in job.log and agent.process)
+    assert agent.process is not None
+    agent.process.send_signal(signal.SIGTERM)
+    eventually(told.exists)
+    agent.kill()
+    go.touch()
+    eventually(lambda: (agent.run_folder("d_1") / "exit").exists())
+    agent.start()
+    plane.wait(lambda: job.finish)
+    assert job.finish and (job.finish["outcome"], job.finish["exit_code"]) == ("interrupted", 143)
+    assert job.finish["reason"] == "told to end by SIGTERM"
+
+
 def test_killed_between_finish_and_report_it_reports_once_what_it_had_seen(
     plane: ControlPlane, agent: AgentProcess, tmp_path: Path
 ) -> None:

@@ -8,6 +8,7 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from celery.beat import SchedulingError
 from django.conf import settings
 from django.utils import timezone
 
@@ -84,6 +85,20 @@ def test_leader_that_slept_through_its_lease_asks_before_it_sends(scheduler):
         sleeper.tick()
     assert sent() == before
     assert not sleeper.leading
+
+
+def test_told_to_end_in_the_middle_of_a_message_it_ends_and_leaves_the_lease(scheduler, monkeypatch):
+    beat = scheduler()
+
+    def interrupted(*_args, **_kwargs):
+        beat.close()  # as Celery's signal handler does, which raises SystemExit after it
+        raise SchedulingError("I/O operation on closed file")
+
+    monkeypatch.setattr(beat, "apply_async", interrupted)
+    with pytest.raises(SystemExit):
+        for _ in range(len(TICKS)):
+            beat.tick()
+    assert lease_take(holder="next", lease_s=60)
 
 
 def test_broker_that_is_away_costs_ticks_and_not_the_beat(scheduler, valkey):

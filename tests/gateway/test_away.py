@@ -213,7 +213,8 @@ def test_request_that_finds_every_connection_to_django_taken_is_put_off(
             async with session.get("/echo") as answer:
                 assert (answer.status, (await answer.json())["code"]) == (503, "web_away")
             web.release.set()
-            assert (await taken).status == 200
+            async with await taken as answer:
+                assert answer.status == 200
         await gateway.stop()
 
     asyncio.run(scene())
