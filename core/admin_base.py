@@ -27,9 +27,14 @@ from core.reasons import Reason, because
 _ID = re.compile("[A-Za-z0-9_-]{1,64}")
 
 
+def row_key(object_id: str) -> str:
+    """The key that an address means: Django's own links write an underscore as _5F, which no key of ours contains,
+    unfold's links of a row leave it as it is."""
+    return object_id.replace("_5F", "_")
+
+
 def action(**options: Any) -> Callable[[Callable[..., HttpResponse]], Callable[..., HttpResponse]]:
-    """Unfold's action, whose object_id is the row's key however the address writes it: Django's own links write an
-    underscore as _5F, which no key of ours contains, unfold's links of a row leave it as it is."""
+    """Unfold's action, whose object_id is the row's key however the address writes it."""
 
     def decorate(function: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
         inner = unfold_action(**options)(function)
@@ -37,7 +42,7 @@ def action(**options: Any) -> Callable[[Callable[..., HttpResponse]], Callable[.
         @wraps(inner)
         def act(admin: ModelAdmin, request: HttpRequest, **kwargs: Any) -> HttpResponse:
             if "object_id" in kwargs:
-                kwargs["object_id"] = kwargs["object_id"].replace("_5F", "_")
+                kwargs["object_id"] = row_key(kwargs["object_id"])
             return inner(admin, request, **kwargs)
 
         return act

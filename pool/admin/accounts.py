@@ -17,7 +17,7 @@ from unfold.decorators import display
 from unfold.enums import ActionVariant
 from unfold.widgets import UnfoldAdminPasswordWidget, UnfoldBooleanWidget
 
-from core.admin_base import ConsoleAdmin, action
+from core.admin_base import ConsoleAdmin, action, row_key
 from core.errors import Invalid
 from pool.admin import account_dialogs as dialogs
 from pool.models import Account, OfficialQuota
@@ -148,6 +148,7 @@ class AccountAdmin(ConsoleAdmin):
 
     def get_actions_detail(self, request: HttpRequest, object_id: str) -> list[UnfoldAction]:
         """Only what this kind of account can do."""
+        object_id = row_key(object_id)
         kind = Account.objects.filter(pk=object_id).values_list("kind", flat=True).first()
         fit = {"notebook": kind in NAMES, "start": kind == Account.Kind.KAGGLE}
         found = super().get_actions_detail(request, object_id)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from django.conf import settings
-from django.db.models import Count, F, Min, QuerySet
+from django.db.models import Count, F, Min, Q, QuerySet
 
 from core.alerts.causes import Finding, Severity, register_source
 from core.reasons import because, words
@@ -28,10 +28,12 @@ IN_VAIN = (
     "no_workers",
     "no_worker_of_provider",
     "no_worker_with_memory",
+    "no_worker_with_labels",
     "none_online",
     "all_near_limit",
     "none_long_enough",
     "instance_unknown",
+    "account_disabled",
 )
 """What a job waits for that does not come by waiting its turn. job_submitted: nobody has even looked at it."""
 
@@ -75,7 +77,10 @@ def queue_stuck(now: datetime) -> Iterator[Finding]:
     running_since = resumed_at(DISPATCH_TICK)
     if running_since is None or now - running_since < limit:
         return  # we were away ourselves: the jobs have hardly been looked at
-    waiting = Job.objects.filter(state=JobState.QUEUED, state_since__lt=now - limit, reason_code__in=IN_VAIN)
+    # Its line says why it waits; where there is none, nobody has judged it since it was queued.
+    judged = Q(waiting__reason_code__in=IN_VAIN)
+    unjudged = Q(waiting__judged_at__isnull=True, reason_code__in=IN_VAIN)
+    waiting = Job.objects.filter(judged | unjudged, state=JobState.QUEUED, state_since__lt=now - limit)
     groups = (
         waiting.order_by()
         .values("owner_id", "owner__username")
@@ -90,7 +95,7 @@ def queue_stuck(now: datetime) -> Iterator[Finding]:
             jobs=group["jobs"],
             owner=group["owner__username"],
             minutes=(now - group["since"]).total_seconds() / 60,
-            why=words(first.reason_code, first.reason_params),
+            why=first.reason,
         )
         yield Finding(reason, "queue", str(group["owner_id"]), group["owner_id"])
 

@@ -127,7 +127,7 @@ def test_the_number_of_accounts_and_workers_costs_no_query(
     for number in range(10):
         account_create(owner=alice, kind="kaggle", label=f"k{number}")
         enrol(f"w{number}", into=colab, runtime_h=9.0)
-    with django_assert_num_queries(5):
+    with django_assert_num_queries(6):
         assert len(list(quotas_near(NOON))) == 10
 
 
@@ -167,7 +167,7 @@ def test_waiting_for_ones_turn_is_not_in_vain(dispatcher: None, alice: User, enr
     for _ in range(2):
         job_submit(owner=alice, spec=JobSpec(command=["true"]), now=NOON)
     jobs_dispatch(now=NOON)
-    assert Job.objects.filter(state="queued", reason_code="all_busy").count() == 1
+    assert Job.objects.filter(state="queued", waiting__reason_code="all_busy").count() == 1
     assert found(queue_stuck, at(600)) == []
 
 
