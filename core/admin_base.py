@@ -9,6 +9,7 @@ from typing import Any
 
 from django import forms
 from django.contrib import messages
+from django.contrib.admin.utils import quote
 from django.contrib.auth import get_permission_codename
 from django.http import Http404, HttpRequest, HttpResponse
 from django.urls import reverse
@@ -31,6 +32,10 @@ def row_key(object_id: str) -> str:
     """The key that an address means: Django's own links write an underscore as _5F, which no key of ours contains,
     unfold's links of a row leave it as it is."""
     return object_id.replace("_5F", "_")
+
+
+def _address(object_id: str) -> str:
+    return str(quote(row_key(object_id)))
 
 
 def action(**options: Any) -> Callable[[Callable[..., HttpResponse]], Callable[..., HttpResponse]]:
@@ -57,6 +62,20 @@ class ConsoleAdmin(ModelAdmin):
     show_full_result_count = False
     list_per_page = 50
     compressed_fields = True
+
+    # An address with the key as it is (in a mail, in somebody's notes) means that row as well: Django alone would read
+    # the hexadecimal digits after its underscore as another character.
+
+    def changeform_view(
+        self, request: HttpRequest, object_id: str | None = None, *args: Any, **kwargs: Any
+    ) -> HttpResponse:
+        return super().changeform_view(request, object_id and _address(object_id), *args, **kwargs)
+
+    def delete_view(self, request: HttpRequest, object_id: str, *args: Any, **kwargs: Any) -> HttpResponse:
+        return super().delete_view(request, _address(object_id), *args, **kwargs)
+
+    def history_view(self, request: HttpRequest, object_id: str, *args: Any, **kwargs: Any) -> HttpResponse:
+        return super().history_view(request, _address(object_id), *args, **kwargs)
 
 
 class ReadOnlyAdmin(ConsoleAdmin):

@@ -72,6 +72,14 @@ def test_every_page_of_the_pool_opens(console: Client, alice: User, enrol: Enrol
             assert b"hush" not in answer.content
 
 
+def test_a_page_opens_by_the_key_as_it_is_and_as_django_writes_it(console: Client, alice: User) -> None:
+    job = Job.objects.create(pk="j_24abcdefghjkmnpq", owner=alice, name="hexadecimal", state=JobState.QUEUED)
+    written = page("job", "change", job.pk)
+    for place in (written, written.replace("_5F", "_"), written.replace("/change/", "/history/")):
+        answer = console.get(place)
+        assert (answer.status_code, b"hexadecimal" in answer.content) == (200, True), place
+
+
 def test_a_page_of_workers_costs_a_fixed_number_of_queries(
     console: Client, enrol: Enrol, django_assert_max_num_queries: Callable[..., Any]
 ) -> None:
