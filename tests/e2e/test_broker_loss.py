@@ -59,6 +59,7 @@ def test_chains_end_although_every_message_is_lost_at_every_step(rent):
     nothing_was_risked(rented)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_jobs_whose_bells_are_lost_run_all_the_same_and_once(installation, join, submit, tmp_path):
     # A long interval: they are not taken for lost while their agents are away.
