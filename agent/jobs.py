@@ -213,7 +213,9 @@ class JobKeeper:
         gone = self._kill(hold, command, run)
         if hold.halt is Halt.STAND_DOWN:
             return None
-        return _finish(hold, outcome, reason, run, gone=gone)
+        # Nothing else that is ended here has failed.
+        timed_out_s = command.timeout_s if outcome == "failed" else None
+        return _finish(hold, outcome, reason, run, gone=gone, timed_out_s=timed_out_s)
 
     def _kill(self, hold: Hold, command: Command, run: Run) -> bool:
         since_s = time.monotonic()
@@ -241,6 +243,7 @@ class JobKeeper:
             "DORMOUSE_DISPATCH_ID": claim.dispatch_id,
             "DORMOUSE_JOB_ID": str(claim.work.get("job_id") or claim.dispatch_id),
             "DORMOUSE_ATTEMPT": str(claim.work.get("attempt") or claim.fence),
+            **_array_variables(claim.work.get("array")),
         }
 
     def _forget_old_work(self) -> None:
@@ -251,6 +254,16 @@ class JobKeeper:
                 "dispatch=%s working folder removed, %d newer ones are kept", folder.name, WORK_FOLDERS_KEPT
             )
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _array_variables(array: object) -> dict[str, str]:
+    """What tells the jobs of an array apart; nothing for a job of none."""
+    if not isinstance(array, dict):
+        return {}
+    return {
+        "DORMOUSE_ARRAY_INDEX": str(wire.whole(array, "index", required=True)),
+        "DORMOUSE_ARRAY_COUNT": str(wire.whole(array, "count", required=True)),
+    }
 
 
 def _not_started(hold: Hold) -> FinishPost | None:
@@ -266,7 +279,9 @@ def _not_started(hold: Hold) -> FinishPost | None:
             return None
 
 
-def _finish(hold: Hold, outcome: str, reason: str, run: Run, *, gone: bool) -> FinishPost:
+def _finish(
+    hold: Hold, outcome: str, reason: str, run: Run, *, gone: bool, timed_out_s: float | None = None
+) -> FinishPost:
     ended = run.poll()
     log.info(
         "dispatch=%s ended outcome=%s reason=%r processes_gone=%s",
@@ -279,6 +294,7 @@ def _finish(hold: Hold, outcome: str, reason: str, run: Run, *, gone: bool) -> F
         fence=hold.claim.fence,
         outcome=outcome,
         exit_code=ended.exit_code if ended else None,
+        timed_out_s=timed_out_s,
         reason=reason if gone else f"{reason}; some of its processes cannot be killed",
     )
 

@@ -3,7 +3,7 @@
 Rules that let old and new sides meet: a reader ignores fields that it does not know, a writer never
 changes the meaning of a field, every field but those that name the sender may be null or absent.
 All times are RFC 3339 in UTC, all sizes bytes, all durations seconds, snake case throughout.
-Standard library only, and agent/wire_fields.py.
+Standard library only, agent/wire_fields.py and agent/wire_paths.py.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from typing import Any
 
 from agent.wire_fields import WireError as WireError
 from agent.wire_fields import counts, items, number, text, whole
+from agent.wire_paths import check_path as check_path
+from agent.wire_paths import glob_matches as glob_matches
+from agent.wire_paths import glob_may_lie_below as glob_may_lie_below
 
 ENROLL = "/api/agent/enroll"
 TOKEN = "/api/agent/token"
@@ -279,7 +282,7 @@ class Claimed:
     """A dispatch that this worker now holds. Every later report carries `fence`.
 
     The same worker and epoch may claim again (a lost answer, a restarted agent) and gets the same fence.
-    work, by kind: job {command | script, env, timeout_s, grace_s, job_id, attempt};
+    work, by kind: job {command | script, env, timeout_s, grace_s, job_id, attempt, workdir, array {index, count}};
     command {command | script, env, timeout_s, grace_s}; snapshot {snapshot_id};
     restore {snapshot_id, content_id}. Everything but command, script and the snapshot_id may be absent.
     """
@@ -351,11 +354,15 @@ class LogPost:
 
 @dataclass(frozen=True, kw_only=True)
 class FinishPost:
-    """The end of a dispatch. outcome: one of OUTCOMES. reason: one sentence where it did not succeed."""
+    """The end of a dispatch. outcome: one of OUTCOMES. reason: one sentence where it did not succeed.
+
+    timed_out_s: its time limit, where that is why it was ended.
+    """
 
     fence: int
     outcome: str
     exit_code: int | None = None
+    timed_out_s: float | None = None
     reason: str | None = None
     result: Mapping[str, Any] = field(default_factory=dict)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import PermissionDenied
@@ -104,6 +105,9 @@ class ErrorSerializer(serializers.Serializer):
     hint = serializers.CharField(help_text="what to do", allow_blank=True)
 
 
+HINT = "correct the fields that are named and send the request again"
+
+
 def exception_handler(error: Exception, context: dict[str, Any]) -> Response | None:
     """Every refusal as {code, message, hint}. What is not a refusal is a fault of ours: Django logs it, 500."""
     if isinstance(error, DomainError):
@@ -134,8 +138,9 @@ def _as_json(error: exceptions.APIException) -> dict[str, Any]:
         return {
             "code": "invalid",
             "message": "; ".join(_sentences(error.detail)),
-            "hint": "correct the fields that are named and send the request again",
+            "hint": HINT,
             "fields": error.detail,
+            "errors": list(_each(error.detail)),
         }
     code = error.get_codes()
     return {
@@ -155,6 +160,24 @@ def _sentences(detail: Any, path: str = "") -> list[str]:
     if isinstance(detail, list):
         return [line for value in detail for line in _sentences(value, path)]
     return [f"{path}: {detail}" if path else str(detail)]
+
+
+def _each(detail: Any, path: str = "") -> Iterator[dict[str, str]]:
+    """Each wrong field with its own code."""
+    if isinstance(detail, dict):
+        for key, value in detail.items():
+            yield from _each(value, path if key == "non_field_errors" else f"{path}.{key}".strip("."))
+    elif isinstance(detail, list):
+        for number, value in enumerate(detail):
+            # A list holds either the messages of one field, or the errors of each of its items.
+            yield from _each(value, path if isinstance(value, str) else f"{path}[{number}]")
+    else:
+        yield {
+            "field": path,
+            "code": str(getattr(detail, "code", "invalid")),
+            "message": str(detail),
+            "hint": HINT,
+        }
 
 
 def _hint(error: exceptions.APIException) -> str:

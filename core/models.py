@@ -56,6 +56,8 @@ class Stateful(WithReason):
     TABLE: ClassVar[StateTable]
     SUBJECT: ClassVar[str]
     FENCE: ClassVar[str | None] = None
+    EVENT_COLUMNS: ClassVar[tuple[str, ...]] = ()
+    """What event_owner_id and event_data read."""
 
     state = models.CharField(max_length=24)
     state_since = models.DateTimeField(default=timezone.now)

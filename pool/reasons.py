@@ -37,6 +37,13 @@ register(
         "job_claimed": "{worker} has started it",
         "job_done": "exit code 0",
         "job_exit_code": "exit code {exit_code}",
+        "job_timed_out": "timed out after {limit_s:g} s",
+        "job_retry": "exit code {exit_code}; retry {number} of {most} at {at}",
+        "job_retry_due": "retry {number} waits for the next choice of a worker",
+        "job_after": "waits for {job} to have {what}",
+        "job_after_many": "waits for {count} jobs to have {what}, the first of them {job}",
+        "job_after_over": "the jobs before it have ended: it waits for the next choice of a worker",
+        "job_dependency_failed": "{job}, which it comes after, has {state}",
         "job_failed_on_worker": "{worker} could not run it: {error}",
         "job_requeued": "attempt {attempt} ended early: {why}",
         "job_attempts_used_up": "all {attempts} attempts ended early, the last because: {why}",
@@ -46,6 +53,7 @@ register(
         "dispatch_claimed": "the worker holds it",
         "dispatch_done": "the worker reported success",
         "dispatch_failed": "the worker reported: {error}",
+        "dispatch_timed_out": "the worker ended it after {limit_s:g} s, its time limit",
         "dispatch_cancelled": "stopped as ordered",
         "dispatch_interrupted": "the worker stopped before the work ended: {error}",
         "dispatch_unanswered": "the worker did not answer its bell for {minutes:g} minutes",
@@ -97,6 +105,9 @@ REMEDIES = {
     "near_session_limit": "start a fresh session",
     "near_week_limit": "it starts when the week begins anew",
     "near_budget": "it starts when the {period} is over, or with a larger budget",
+    "job_retry": "it is queued again at {at}; cancel it to give up",
+    "job_after": "it is queued when {job} has {what}; if that cannot come any more, it is cancelled",
+    "job_after_many": "it is queued when all of them have {what}; if that cannot come any more, it is cancelled",
 }
 """Reason of a waiting job -> what would let it start. With the same parameters as the reason."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from django.db.models import Count, F, Prefetch, Q, QuerySet
+from django.db.models import Count, F, Q, QuerySet
 
 from pool.models import HAUNTING, Account, Dispatch, Job, Session, Worker
 from pool.quota import Reading, week_end
@@ -29,15 +29,6 @@ def jobs_waiting_for_instances() -> QuerySet[Job]:
     return (
         Job.objects.filter(state=JobState.QUEUED).exclude(instance_ref="").order_by("-priority", "queued_at")
     )
-
-
-def jobs_of(user: Any) -> QuerySet[Job]:
-    """The jobs that a person may see, each with its attempts; staff sees all."""
-    attempts = Dispatch.objects.select_related("worker__account").order_by("number")
-    rows = Job.objects.select_related("owner", "waiting").prefetch_related(
-        Prefetch("attempts", queryset=attempts)
-    )
-    return rows if user.is_staff else rows.filter(owner=user)
 
 
 # -- slots ------------------------------------------------------------------------------------------

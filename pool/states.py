@@ -67,6 +67,7 @@ LISTENING = (W.ONLINE, W.DRAINING, W.SUSPECT)
 
 
 class JobState(StrEnum):
+    DEFERRED = "deferred"
     QUEUED = "queued"
     DISPATCHED = "dispatched"
     RUNNING = "running"
@@ -80,7 +81,8 @@ J = JobState
 JOB = StateTable(
     "job",
     states={
-        J.QUEUED: "it waits, and says for what",
+        J.QUEUED: "it waits for a worker, and says for what",
+        J.DEFERRED: "no worker is looked for yet: it waits for its time, or for the jobs before it",
         J.DISPATCHED: "a worker was chosen and its bell was rung",
         J.RUNNING: "the worker has claimed it; its lease is renewed by the worker's posts",
         J.SUCCEEDED: "it ended with exit code 0",
@@ -92,6 +94,9 @@ JOB = StateTable(
         (J.DISPATCHED, J.RUNNING): Edge("the worker claimed it", "job_started"),
         (J.DISPATCHED, J.QUEUED): Edge("the worker did not answer, was lost, or drains", "job_requeued"),
         (J.RUNNING, J.QUEUED): Edge("the worker was lost, or ended its session", "job_requeued"),
+        (J.RUNNING, J.DEFERRED): Edge("its command failed, and it is tried again later", "job_retry"),
+        (J.DEFERRED, J.QUEUED): Edge("its time has come, or the jobs before it have ended", "job_released"),
+        (J.DEFERRED, J.CANCELLED): Edge("somebody cancelled it, or a job before it failed", "job_cancelled"),
         (J.RUNNING, J.SUCCEEDED): Edge("exit code 0", "job_succeeded"),
         (J.RUNNING, J.FAILED): Edge(
             "another exit code, a timeout, or its last attempt was lost", "job_failed"
@@ -103,7 +108,7 @@ JOB = StateTable(
         (J.RUNNING, J.CANCELLED): Edge("somebody cancelled it and its processes are gone", "job_cancelled"),
     },
     limits={J.DISPATCHED: Limit(minutes=10, then=J.QUEUED)},
-    stable={J.QUEUED, J.RUNNING},
+    stable={J.QUEUED, J.DEFERRED, J.RUNNING},
     final={J.SUCCEEDED, J.FAILED, J.CANCELLED},
 )
 

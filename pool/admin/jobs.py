@@ -14,7 +14,7 @@ from core.admin_base import Dialog, OperatedAdmin, ReadOnlyAdmin, ReadOnlyInline
 from pool.labels import pairs
 from pool.models import Dispatch, Job
 from pool.selectors import log_read
-from pool.services.submission import job_cancel
+from pool.services.cancelling import job_cancel
 from pool.states import DispatchState, JobState
 
 COLOURS = {

@@ -185,6 +185,13 @@ class FinishSerializer(serializers.Serializer):
     exit_code = serializers.IntegerField(
         required=False, allow_null=True, min_value=-(2**31), max_value=2**31 - 1
     )
+    timed_out_s = serializers.FloatField(
+        required=False,
+        allow_null=True,
+        min_value=0,
+        max_value=1e12,
+        help_text="its time limit, if that ended it",
+    )
     reason = words(help_text="one sentence, where it did not succeed")
     result = ResultField(required=False, allow_null=True)
 

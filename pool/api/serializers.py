@@ -8,10 +8,19 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from pool.api.interrogation_serializer import InterrogationSerializer
+from pool.api.job_serializers import (
+    FileSerializer,
+    JobFileSerializer,
+    ProblemSerializer,
+    RetrySerializer,
+    file_spec,
+)
 from pool.labels import unpacked
 from pool.models import Account, Dispatch, Job, OfficialQuota, Worker
 from pool.quota import Reading
+from pool.selectors_jobs import files_of
 from pool.services.accounts import credentials_hint
+from pool.services.job_spec import JobSpec
 from pool.services.terms import terms_acknowledgement, terms_of
 
 
@@ -286,6 +295,13 @@ class JobSerializer(serializers.ModelSerializer):
     remedy = serializers.CharField()
     instance = serializers.CharField(source="instance_ref")
     labels = LabelsField()
+    command = serializers.ListField(child=serializers.CharField(), source="work.command")
+    script = serializers.CharField(source="work.script")
+    workdir = serializers.CharField(source="work.workdir")
+    queued_until = serializers.DateTimeField(
+        source="not_before", allow_null=True, help_text="a job that is tried again waits until then"
+    )
+    array = serializers.CharField(source="array_id", allow_null=True)
     env_names = serializers.SerializerMethodField()
     worker = serializers.SerializerMethodField()
 
@@ -300,6 +316,7 @@ class JobSerializer(serializers.ModelSerializer):
             "owner",
             "command",
             "script",
+            "workdir",
             "env_names",
             "timeout_s",
             "grace_s",
@@ -311,6 +328,10 @@ class JobSerializer(serializers.ModelSerializer):
             "priority",
             "attempt",
             "max_attempts",
+            "retries",
+            "queued_until",
+            "array",
+            "array_index",
             "worker",
             "exit_code",
             "queued_at",
@@ -321,7 +342,7 @@ class JobSerializer(serializers.ModelSerializer):
         read_only_fields = fields
 
     def get_env_names(self, job: Job) -> list[str]:
-        return sorted(job.env)
+        return sorted(job.work.env)
 
     @extend_schema_field(JobWorkerSerializer(allow_null=True))
     def get_worker(self, job: Job) -> dict[str, Any] | None:
@@ -330,10 +351,37 @@ class JobSerializer(serializers.ModelSerializer):
 
 
 class JobDetailSerializer(JobSerializer):
+    """after: what it comes after, as submitted; artifacts: the globs of what is kept."""
+
+    after = serializers.ListField(child=serializers.CharField(), source="work.after")
+    artifacts = serializers.ListField(child=serializers.CharField(), source="work.artifacts")
+    files = serializers.SerializerMethodField()
     attempts = AttemptSerializer(many=True)
 
     class Meta(JobSerializer.Meta):
-        fields = [*JobSerializer.Meta.fields, "attempts"]
+        fields = [
+            *JobSerializer.Meta.fields,
+            "retry",
+            "after",
+            "after_policy",
+            "files",
+            "artifacts",
+            "attempts",
+        ]
+        read_only_fields = fields
+
+    @extend_schema_field(JobFileSerializer(many=True))
+    def get_files(self, job: Job) -> Any:
+        return JobFileSerializer(files_of(job), many=True).data
+
+
+class JobCreatedSerializer(JobDetailSerializer):
+    """warnings: what no worker has at present, so that the job waits until one does."""
+
+    warnings = ProblemSerializer(many=True)
+
+    class Meta(JobDetailSerializer.Meta):
+        fields = [*JobDetailSerializer.Meta.fields, "warnings"]
         read_only_fields = fields
 
 
@@ -369,7 +417,47 @@ class JobSubmitSerializer(serializers.Serializer):
         help_text="its worker must have all of them",
     )
     priority = serializers.IntegerField(required=False, default=0, help_text="higher runs first")
-    max_attempts = serializers.IntegerField(required=False, default=5, help_text="how often it may be begun")
+    max_attempts = serializers.IntegerField(
+        required=False, default=5, help_text="how many attempts may end with their worker"
+    )
+    workdir = serializers.CharField(
+        required=False,
+        default="",
+        allow_blank=True,
+        trim_whitespace=False,
+        help_text="folder in which it starts, relative to its own; files and artifacts are relative to it",
+    )
+    files = FileSerializer(many=True, required=False, default=list)
+    artifacts = serializers.ListField(
+        child=serializers.CharField(trim_whitespace=False),
+        required=False,
+        default=list,
+        help_text="globs of the files that are kept when it has ended: out/**/*.pt, *.json",
+    )
+    retry = RetrySerializer(required=False, allow_null=True, default=None)
+    after = serializers.ListField(
+        child=serializers.CharField(max_length=24),
+        required=False,
+        default=list,
+        help_text="ids of jobs and arrays that must have ended before",
+    )
+    after_policy = serializers.ChoiceField(
+        choices=Job.After.choices,
+        required=False,
+        default=Job.After.SUCCEEDED.value,
+        help_text="what they must have done; where that cannot come any more, this job is cancelled",
+    )
+    count = serializers.IntegerField(
+        required=False,
+        allow_null=True,
+        default=None,
+        help_text="an array of so many jobs, each with its index",
+    )
+
+    def spec(self) -> JobSpec:
+        """What was read."""
+        fields = self.validated_data
+        return JobSpec(**{**fields, "files": [file_spec(file) for file in fields["files"]]})
 
 
 class LogSerializer(serializers.Serializer):

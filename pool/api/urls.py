@@ -3,13 +3,14 @@
 from django.urls import include, path
 from rest_framework.routers import SimpleRouter
 
-from pool.api import agent_views, history_views, interrogation_views, plan_views, starts, views
+from pool.api import agent_views, array_views, history_views, interrogation_views, plan_views, starts, views
 
 router = SimpleRouter(trailing_slash=False)
 router.register("workers", views.WorkerViewSet, basename="worker")
 router.register("accounts", views.AccountViewSet, basename="account")
 router.register("notebook-starts", starts.NotebookStartViewSet, basename="notebook-start")
 router.register("jobs", views.JobViewSet, basename="job")
+router.register("job-arrays", array_views.JobArrayViewSet, basename="job-array")
 
 urlpatterns = [
     path("agent/enroll", agent_views.EnrollView.as_view()),

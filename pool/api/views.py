@@ -13,7 +13,13 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import QuerySet
 from django.utils import timezone
-from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema, extend_schema_view
+from drf_spectacular.utils import (
+    OpenApiParameter,
+    OpenApiResponse,
+    PolymorphicProxySerializer,
+    extend_schema,
+    extend_schema_view,
+)
 from rest_framework import mixins, status, viewsets
 from rest_framework.decorators import action
 from rest_framework.request import Request
@@ -24,12 +30,15 @@ from core.api import ErrorSerializer, HasScope, Pagination, actor, owned
 from core.errors import Forbidden, Invalid, NotFound
 from core.reasons import because
 from core.throttles import ScopedThrottle
-from pool import selectors
+from pool import selectors, selectors_jobs
 from pool.api import serializers as s
-from pool.models import Account, Job, Worker
+from pool.api.job_serializers import CreatedArraySerializer
+from pool.models import Account, Job, JobArray, Worker
 from pool.services import accounts, enrollment, terms, workers
+from pool.services.cancelling import job_cancel
 from pool.services.labels import worker_labels_set
-from pool.services.submission import JobSpec, job_cancel, job_submit
+from pool.services.possible import warnings_of
+from pool.services.submission import submit_once
 
 REFUSED = OpenApiResponse(ErrorSerializer, description="its state does not allow it; `message` says why")
 
@@ -225,12 +234,23 @@ class AccountViewSet(PeoplesView, viewsets.ModelViewSet):
 # -- jobs -------------------------------------------------------------------------------------------
 
 
+CREATED = PolymorphicProxySerializer(
+    component_name="JobOrArray",
+    serializers=[s.JobCreatedSerializer, CreatedArraySerializer],
+    resource_type_field_name=None,
+)
+REFUSED_FIELDS = OpenApiResponse(
+    ErrorSerializer, description="`errors` lists each wrong field: {field, code, message, hint}"
+)
+
+
 class JobFilter(django_filters.FilterSet):
     status = django_filters.MultipleChoiceFilter(field_name="state", choices=Job.TABLE.choices())
     name = django_filters.CharFilter(lookup_expr="icontains")
     provider = django_filters.ChoiceFilter(choices=Account.Kind.choices)
     instance = django_filters.CharFilter(field_name="instance_ref")
     owner = django_filters.CharFilter(field_name="owner__username")
+    array = django_filters.CharFilter(field_name="array_id")
 
     class Meta:
         model = Job
@@ -250,7 +270,7 @@ class JobViewSet(PeoplesView, mixins.ListModelMixin, mixins.RetrieveModelMixin, 
     queryset = Job.objects.none()
 
     def get_queryset(self) -> QuerySet[Job]:
-        return selectors.jobs_of(self.request.user).order_by("-queued_at", "pk")
+        return selectors_jobs.jobs_of(self.request.user).order_by("-queued_at", "pk")
 
     def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         return Response(s.JobDetailSerializer(self.get_object()).data)
@@ -258,14 +278,38 @@ class JobViewSet(PeoplesView, mixins.ListModelMixin, mixins.RetrieveModelMixin, 
     @extend_schema(
         tags=["jobs"],
         request=s.JobSubmitSerializer,
-        responses={201: s.JobDetailSerializer, 400: ErrorSerializer},
+        parameters=[
+            OpenApiParameter(
+                "Idempotency-Key",
+                str,
+                OpenApiParameter.HEADER,
+                description="the same key and body again give what they made the first time; 1 to 200 characters",
+            )
+        ],
+        responses={
+            201: CREATED,
+            200: OpenApiResponse(CREATED, description="the key was used before: this is what it made"),
+            400: REFUSED_FIELDS,
+            422: OpenApiResponse(ErrorSerializer, description="the key was used for another request"),
+        },
     )
     def create(self, request: Request) -> Response:
-        """Queue a job. One that contradicts itself, or that nothing here could ever run, is refused with the reason."""
+        """Queue a job, or with `count` an array of jobs. What contradicts itself, or nothing here could ever run, is
+        refused with the reasons; what nothing here can run yet is taken with a warning."""
         body = s.JobSubmitSerializer(data=request.data)
         body.is_valid(raise_exception=True)
-        job = job_submit(owner=request.user, spec=JobSpec(**body.validated_data), by=actor(request))
-        return self._answer(job, status.HTTP_201_CREATED)
+        spec = body.spec()
+        made, fresh = submit_once(
+            owner=request.user, key=_idempotency_key(request), body=request.data, spec=spec, by=actor(request)
+        )
+        made.warnings = warnings_of(request.user, spec, now=timezone.now())
+        code = status.HTTP_201_CREATED if fresh else status.HTTP_200_OK
+        if isinstance(made, JobArray):
+            shown = selectors_jobs.arrays_shown([made])[0]
+            return Response(CreatedArraySerializer(shown).data, status=code)
+        row = selectors_jobs.jobs_of(request.user).get(pk=made.pk)
+        row.warnings = made.warnings
+        return Response(s.JobCreatedSerializer(row).data, status=code)
 
     @extend_schema(tags=["jobs"], request=None, responses={200: s.JobDetailSerializer, 409: REFUSED})
     @action(detail=True, methods=["post"])
@@ -308,7 +352,7 @@ class JobViewSet(PeoplesView, mixins.ListModelMixin, mixins.RetrieveModelMixin, 
 
     def _answer(self, job: Job, code: int = status.HTTP_200_OK) -> Response:
         return Response(
-            s.JobDetailSerializer(selectors.jobs_of(self.request.user).get(pk=job.pk)).data, status=code
+            s.JobDetailSerializer(selectors_jobs.jobs_of(self.request.user).get(pk=job.pk)).data, status=code
         )
 
 
@@ -327,6 +371,15 @@ def _columns(fields: dict[str, Any]) -> dict[str, Any]:
     if credentials is None:
         return dict(fields)
     return {**fields, "credentials": json.dumps(credentials) if credentials else ""}
+
+
+def _idempotency_key(request: Request) -> str:
+    key = request.headers.get("Idempotency-Key", "")
+    if len(key) > 200 or not all(32 < ord(character) < 127 for character in key):
+        raise Invalid(
+            "Idempotency-Key must be 1 to 200 visible ASCII characters", hint="a random UUID serves well"
+        )
+    return key
 
 
 def _whole(request: Request, name: str, *, default: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.db import models
-from django.db.models import Q
+from django.db.models import F, Q
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
@@ -35,6 +35,8 @@ class Dispatch(Stateful):
     asking twice for the same thing find the first. slot: which of the worker's slots a job holds while it is open.
     finished_at: when the worker was known to be done with it; a withdrawn one without it may still be running there.
     counted: it is part of its worker's `taken`; the dispatcher's next run takes what has ended off again.
+    log_bytes: of its output, as told; the first log_stored_bytes are in the store, and those from log_cut_from to
+    log_cut_to were left out. files_gone_at: when its artifacts and its output were let go.
     """
 
     TABLE = DISPATCH
@@ -69,6 +71,10 @@ class Dispatch(Stateful):
     progress = models.JSONField(default=dict, blank=True)
     progress_at = models.DateTimeField(null=True, blank=True)
     log_bytes = models.BigIntegerField(default=0)
+    log_stored_bytes = models.BigIntegerField(default=0, editable=False)
+    log_cut_from = models.BigIntegerField(default=0, editable=False)
+    log_cut_to = models.BigIntegerField(default=0, editable=False)
+    files_gone_at = models.DateTimeField(null=True, blank=True, editable=False)
 
     class Meta:
         ordering = ["-rung_at"]
@@ -97,6 +103,11 @@ class Dispatch(Stateful):
             models.Index(fields=["rung_at"], condition=Q(state=DispatchState.RUNG), name="dispatch_rung"),
             models.Index(fields=["worker"], condition=Q(**HAUNTING), name="dispatch_haunting"),
             models.Index(fields=["state", "worker"], condition=Q(counted=True), name="dispatch_counted"),
+            models.Index(
+                fields=["state_since"],
+                condition=Q(log_bytes__gt=F("log_stored_bytes")),
+                name="dispatch_log_unstored",
+            ),
         ]
 
     def __str__(self) -> str:

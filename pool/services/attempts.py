@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from core.errors import TransitionRefused
 from core.reasons import Reason, because
 from core.transitions import advance
 from pool.models import Dispatch, Job
+from pool.retry import Retry
 from pool.services.bell import dispatcher_ring
 from pool.states import DispatchState, JobState
 
@@ -41,14 +42,7 @@ def attempt_ended(dispatch: Dispatch, *, now: datetime) -> None:
     if dispatch.state == DispatchState.SUCCEEDED and not dispatch.exit_code:
         advance(job, JobState.SUCCEEDED, reason=because("job_done"), now=now, exit_code=0, ended_at=now)
     elif dispatch.state in (DispatchState.SUCCEEDED, DispatchState.FAILED):
-        advance(
-            job,
-            JobState.FAILED,
-            reason=_failure(dispatch),
-            now=now,
-            exit_code=dispatch.exit_code,
-            ended_at=now,
-        )
+        _failed(job, dispatch, now=now)
     elif job.cancel_requested_at is not None:
         reason = because("job_cancelled", by=job.cancel_requested_by or "its owner")
         advance(job, JobState.CANCELLED, reason=reason, now=now, exit_code=dispatch.exit_code, ended_at=now)
@@ -56,10 +50,34 @@ def attempt_ended(dispatch: Dispatch, *, now: datetime) -> None:
         _requeue(job, dispatch, now=now)
 
 
+def _failed(job: Job, dispatch: Dispatch, *, now: datetime) -> None:
+    why = _failure(dispatch)
+    retry = Retry.stored(job.retry) if job.retry is not None else None
+    if (
+        retry is not None
+        and why.code == "job_exit_code"
+        and job.cancel_requested_at is None
+        and retry.wants(dispatch.exit_code, retries=job.retries)
+    ):
+        at = now + timedelta(seconds=retry.wait_s(retries=job.retries))
+        number = job.retries + 1
+        reason = because(
+            "job_retry",
+            exit_code=dispatch.exit_code,
+            number=number,
+            most=retry.max_retries,
+            at=f"{at:%Y-%m-%d %H:%M:%S} UTC",
+        )
+        advance(job, JobState.DEFERRED, reason=reason, now=now, not_before=at, retries=number)
+        return
+    advance(job, JobState.FAILED, reason=why, now=now, exit_code=dispatch.exit_code, ended_at=now)
+
+
 def _requeue(job: Job, dispatch: Dispatch, *, now: datetime) -> None:
     why = dispatch.reason
-    # Only attempts that a worker had begun use the job's attempts up: a bell that nobody answered costs nothing.
-    begun = job.attempts.filter(claimed_at__isnull=False).count()
+    # Only attempts that a worker had begun use the job's attempts up: a bell that nobody answered costs nothing. Those
+    # that ended by themselves are counted by its retries.
+    begun = job.attempts.filter(claimed_at__isnull=False).exclude(state=DispatchState.FAILED).count()
     if dispatch.claimed_at is not None and begun >= job.max_attempts:
         reason = because("job_attempts_used_up", attempts=begun, why=why)
         advance(job, JobState.FAILED, reason=reason, now=now, ended_at=now)
@@ -69,6 +87,8 @@ def _requeue(job: Job, dispatch: Dispatch, *, now: datetime) -> None:
 
 
 def _failure(dispatch: Dispatch) -> Reason:
+    if dispatch.reason_code == "dispatch_timed_out":
+        return because("job_timed_out", limit_s=dispatch.reason_params["limit_s"])
     if dispatch.exit_code is not None:
         return because("job_exit_code", exit_code=dispatch.exit_code)
     return because(

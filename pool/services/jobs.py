@@ -20,6 +20,7 @@ from pool.select import Group, Need
 from pool.services import choosing
 from pool.services.bell import dispatcher_ring
 from pool.services.choosing import Chosen
+from pool.services.deferred import deferred_release
 from pool.services.dispatches import dispatch_create
 from pool.services.queue import queue_read
 from pool.services.standings import slots_release, standings_renew
@@ -40,6 +41,7 @@ def jobs_dispatch(*, now: datetime | None = None, at_most: int = GIVEN_AT_ONCE) 
     change of state. A line whose jobs no worker can take now is passed over and told the reason.
     """
     now = now or timezone.now()
+    deferred_release(now=now)
     slots_release()
     standings_renew(now=now)
     lines, turns = queue_read()
@@ -199,7 +201,7 @@ class Desk:
         if not hand:
             queued = Job.objects.filter(state=JobState.QUEUED, need_key=line.key).order_by("queued_at", "pk")
             how_many = self._hand[line.key] = min(2 * self._hand.get(line.key, 1), choosing.AT_ONCE)
-            hand.extend(queued.defer("command", "script", "env")[:how_many])
+            hand.extend(queued.defer("command", "script", "env", "artifacts")[:how_many])
         return hand[0] if hand else None
 
     def given(self, line: Line, chosen: Chosen) -> datetime | None:

@@ -186,6 +186,8 @@ def _outcome_reason(post: wire.FinishPost) -> Reason:
     match post.outcome:
         case "succeeded":
             return because("dispatch_done")
+        case "failed" if post.timed_out_s is not None:
+            return because("dispatch_timed_out", limit_s=storable(post.timed_out_s) or 0.0)
         case "failed":
             return because("dispatch_failed", error=error)
         case "cancelled":

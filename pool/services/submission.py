@@ -1,231 +1,220 @@
-"""Jobs as people submit and cancel them."""
+"""Jobs and arrays of jobs as people submit them."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
-import math
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 from django.contrib.auth.models import AbstractBaseUser
-from django.db import transaction
+from django.db import IntegrityError, transaction
 from django.utils import timezone
 
-from core.errors import Invalid, TransitionRefused
-from core.reasons import because
-from core.transitions import advance, event_add
-from pool.models import Account, Job, Worker
+from core.errors import DomainError
+from core.models import Event
+from core.reasons import Reason, because
+from pool.models import Job, JobArray, JobDependency, JobFile, Submission
 from pool.services.bell import dispatcher_ring
-from pool.services.dispatches import dispatch_cancel, dispatch_locked
+from pool.services.job_spec import FileSpec, JobSpec, problems_of, refuse
 from pool.services.labels import labels_packed
-from pool.states import OPEN, JobState, WorkerState
+from pool.services.possible import Before, before_of, problems_in_pool
+from pool.states import JobState
 
 log = logging.getLogger(__name__)
 
-TEXT_LIMIT_BYTES = 256 * 1024
-"""Of a script, of all arguments together, and of all environment variables together."""
-
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+ROWS_AT_ONCE = 1_000
 
 
-@dataclass(frozen=True, kw_only=True)
-class JobSpec:
-    """What to run, and what it needs. Exactly one of command (an argument list, no shell) and script.
+class KeyReused(DomainError):
+    """An Idempotency-Key came again with another request."""
 
-    timeout_s counts from the start of each attempt. gpu_mem_bytes is per GPU. expected_hours: it is only started where
-    so much is left. instance_ref: run it on this instance only. labels: all of them must be its worker's. max_attempts: how often it may be begun.
-    """
+    status = 422
+    code = "idempotency_key_reused"
 
-    name: str = ""
-    command: Sequence[str] = ()
-    script: str = ""
-    env: Mapping[str, str] = field(default_factory=dict)
-    timeout_s: float | None = None
-    grace_s: float = 15.0
-    gpu_mem_bytes: int = 0
-    provider: str = ""
-    expected_hours: float | None = None
-    instance_ref: str = ""
-    labels: Mapping[str, str] = field(default_factory=dict)
-    priority: int = 0
-    max_attempts: int = 5
+
+def submit_once(
+    *, owner: AbstractBaseUser, key: str, body: Any, spec: JobSpec, by: str = "", now: datetime | None = None
+) -> tuple[Job | JobArray, bool]:
+    """As job_submit or array_submit, once for a key: the same key and body again give what they made the first time, and
+    False. An empty key is none. Raises KeyReused where the body is another one."""
+    if not key:
+        return _submit(owner=owner, spec=spec, by=by, now=now), True
+    digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    made = _made(owner, key, digest)
+    if made is not None:
+        return made, False
+    try:
+        with transaction.atomic():
+            row = _submit(owner=owner, spec=spec, by=by, now=now)
+            is_array = isinstance(row, JobArray)
+            Submission.objects.create(
+                owner=owner,
+                key=key,
+                body_sha256=digest,
+                job=None if is_array else row,
+                array=row if is_array else None,
+            )
+    except IntegrityError:
+        # Somebody sent the same key at the same moment, and was first.
+        made = _made(owner, key, digest)
+        if made is None:
+            raise
+        return made, False
+    return row, True
+
+
+def _made(owner: AbstractBaseUser, key: str, digest: str) -> Job | JobArray | None:
+    found = Submission.objects.select_related("job", "array").filter(owner=owner, key=key).first()
+    if found is None:
+        return None
+    if found.body_sha256 != digest:
+        raise KeyReused(
+            f"Idempotency-Key {key[:60]!r} was used for another request",
+            hint="a key belongs to one request: make a new one",
+        )
+    return found.job or found.array
+
+
+def _submit(*, owner: AbstractBaseUser, spec: JobSpec, by: str, now: datetime | None) -> Job | JobArray:
+    if spec.count is None:
+        return job_submit(owner=owner, spec=spec, by=by, now=now)
+    return array_submit(owner=owner, spec=spec, by=by, now=now)
 
 
 def job_submit(*, owner: AbstractBaseUser, spec: JobSpec, by: str = "", now: datetime | None = None) -> Job:
     """Queue a job, or refuse it whole and write nothing.
 
-    Raises Invalid for a spec that contradicts itself and for one that nothing here could ever run, with the reason.
+    Raises Invalid for a spec that contradicts itself and for one that nothing here could ever run, with the reasons.
     """
     now = now or timezone.now()
-    _check_work(spec)
-    _check_numbers(spec)
-    _check_possible(owner, spec)
-    labels = labels_packed(spec.labels)
-    reason = because("job_submitted")
+    refuse(problems_of(spec))
     with transaction.atomic():
-        job = Job.objects.create(
-            owner=owner,
-            name=spec.name or _name(spec),
-            command=list(spec.command),
-            script=spec.script,
-            env=dict(spec.env),
-            timeout_s=spec.timeout_s,
-            grace_s=spec.grace_s,
-            gpu_mem_bytes=spec.gpu_mem_bytes,
-            provider=spec.provider,
-            expected_hours=spec.expected_hours,
-            instance_ref=spec.instance_ref,
-            labels=labels,
-            priority=spec.priority,
-            max_attempts=spec.max_attempts,
-            state=JobState.QUEUED,
-            state_since=now,
-            queued_at=now,
-            **Job.reason_columns(reason),
-        )
-        event_add(job, "job_submitted", reason=reason, by=by, now=now, to_state=JobState.QUEUED)
-        dispatcher_ring()
+        before = before_of(owner, spec)
+        refuse(problems_in_pool(owner, spec, before))
+        job = Job(**_work(spec), **_columns(owner, spec, before, now=now))
+        _insert([job], before, by=by, now=now)
+        _files([job], None, spec.files)
     log.info("job=%s submitted owner=%s name=%r", job.pk, owner.get_username(), job.name)
     return job
 
 
-def job_cancel(job: Job, *, by: str = "", now: datetime | None = None) -> Job:
-    """Stop a job: one that has not started at once, one that runs as soon as its worker has ended its processes.
-
-    Cancelled already is fine. Raises TransitionRefused where it has ended otherwise. Returns the job as it is then.
-    """
+def array_submit(
+    *, owner: AbstractBaseUser, spec: JobSpec, by: str = "", now: datetime | None = None
+) -> JobArray:
+    """Queue spec.count jobs that share what they run. As job_submit otherwise: all of them, or none."""
     now = now or timezone.now()
-    for _ in range(3):
-        try:
-            with transaction.atomic():
-                _cancel(job, by=by, now=now)
-        except TransitionRefused:
-            # A dispatcher or its worker moved it at this moment: what has to be done may be another thing now.
-            job.refresh_from_db()
-            if job.state in Job.TABLE.final:
-                break
-        else:
-            break
-    job.refresh_from_db()
-    if job.state in Job.TABLE.final and job.state != JobState.CANCELLED:
-        raise TransitionRefused(
-            f"job {job.pk} has {job.state} already", hint="there is nothing left to cancel"
+    refuse(problems_of(spec))
+    with transaction.atomic():
+        before = before_of(owner, spec)
+        refuse(problems_in_pool(owner, spec, before))
+        array = JobArray.objects.create(
+            owner=owner, name=spec.title(), count=spec.count, created_at=now, **_work(spec)
         )
-    return job
-
-
-def _cancel(job: Job, *, by: str, now: datetime) -> None:
-    reason = because("job_cancelled", by=by or "its owner")
-    held = job.attempts.filter(state__in=OPEN).values_list("pk", flat=True).first()
-    # The dispatch first, then the job: the order in which everybody locks them.
-    dispatch = dispatch_locked(held) if held else None
-    if dispatch is None:
-        if job.state not in Job.TABLE.final:
-            advance(job, JobState.CANCELLED, reason=reason, by=by, now=now, ended_at=now)
-        return
-    asked = Job.objects.filter(pk=job.pk, cancel_requested_at__isnull=True)
-    if asked.update(cancel_requested_at=now, cancel_requested_by=by):
-        event_add(job, "job_cancel_asked", reason=reason, by=by, now=now)
-    dispatch_cancel(dispatch, reason=reason, by=by, now=now)
-
-
-# -- what is refused ------------------------------------------------------------------------------
-
-
-def _check_work(spec: JobSpec) -> None:
-    if bool(spec.command) == bool(spec.script.strip()):
-        raise Invalid(
-            "give a command or a script, one of the two", hint='for example {"command": ["python", "x.py"]}'
-        )
-    if not all(isinstance(word, str) for word in spec.command) or (spec.command and not spec.command[0]):
-        raise Invalid("command must be a list of texts, the program first")
-    wrong = [name for name in spec.env if not _VARIABLE.fullmatch(name)]
-    if wrong:
-        raise Invalid(
-            f"env name {wrong[0]!r} is not a variable's name", hint="letters, digits and _, no digit first"
-        )
-    for what, texts in (
-        ("script", [spec.script]),
-        ("command", spec.command),
-        ("env", [*spec.env, *spec.env.values()]),
-    ):
-        if any("\x00" in text for text in texts):
-            raise Invalid(f"{what} holds a NUL character")
-        size = sum(len(text.encode("utf-8", "replace")) for text in texts)
-        if size > TEXT_LIMIT_BYTES:
-            raise Invalid(
-                f"{what} has {size} bytes, at most {TEXT_LIMIT_BYTES} are taken",
-                hint="put large input into a file and have the job fetch it",
-            )
-
-
-def _check_numbers(spec: JobSpec) -> None:
-    for name in ("timeout_s", "grace_s", "expected_hours"):
-        value = getattr(spec, name)
-        if value is not None and not math.isfinite(value):
-            raise Invalid(f"{name} must be a number")
-    if spec.timeout_s is not None and spec.timeout_s <= 0:
-        raise Invalid("timeout_s must be more than 0", hint="leave it out for no time limit")
-    if not 0 <= spec.grace_s <= 3600:
-        raise Invalid("grace_s must be between 0 and 3600")
-    if spec.expected_hours is not None and spec.expected_hours <= 0:
-        raise Invalid("expected_hours must be more than 0", hint="leave it out where you do not know")
-    if not 0 <= spec.gpu_mem_bytes < 2**63:
-        raise Invalid("gpu_mem_bytes must be a number of bytes from 0")
-    if not -1000 <= spec.priority <= 1000:
-        raise Invalid("priority must be between -1000 and 1000", hint="0 is usual, higher runs first")
-    if not 1 <= spec.max_attempts <= 100:
-        raise Invalid("max_attempts must be between 1 and 100")
-
-
-def _check_possible(owner: AbstractBaseUser, spec: JobSpec) -> None:
-    """Refuse what could not run, whoever came online."""
-    if spec.provider and spec.provider not in Account.Kind.values:
-        raise Invalid(f"provider {spec.provider!r} is not one of {', '.join(Account.Kind.values)}")
-    if spec.instance_ref:
-        accounts = [_instance_account(owner, spec)]
-    else:
-        accounts = list(Account.objects.filter(enabled=True))
-    fitting = [account for account in accounts if not spec.provider or account.kind == spec.provider]
-    if spec.provider and not fitting:
-        raise Invalid(
-            f"no worker of {spec.provider} could ever run it: there is no such account"
-            if not spec.instance_ref
-            else f"the instance is not a {spec.provider} one",
-            hint="leave provider out, or add an account",
-        )
-    if spec.expected_hours is None or not fitting:
-        return
-    longest = max(_longest_h(account) for account in fitting)
-    if spec.expected_hours > longest:
-        raise Invalid(
-            f"it expects {spec.expected_hours:g} h, and no account here allows more than {longest:g} h in a session",
-            hint="split it up, or leave expected_hours out and let it be interrupted",
-        )
-
-
-def _instance_account(owner: AbstractBaseUser, spec: JobSpec) -> Account:
-    worker = (
-        Worker.objects.filter(instance_ref=spec.instance_ref, owner=owner)
-        .exclude(state=WorkerState.REVOKED)
-        .select_related("account")
-        .first()
+        columns = _columns(owner, spec, before, now=now)
+        _insert([Job(array=array, array_index=index, **columns) for index in range(spec.count or 0)],
+                before, by=by, now=now)  # fmt: skip
+        _files([], array, spec.files)
+    log.info(
+        "array=%s of %d submitted owner=%s name=%r", array.pk, array.count, owner.get_username(), array.name
     )
-    if worker is None:
-        raise Invalid(
-            f"there is no instance {spec.instance_ref} of yours", hint="check the id: GET /api/instances"
+    return array
+
+
+def _work(spec: JobSpec) -> dict[str, Any]:
+    return {
+        "command": list(spec.command),
+        "script": spec.script,
+        "env": dict(spec.env),
+        "workdir": spec.workdir,
+        "artifacts": list(spec.artifacts),
+        "after": list(dict.fromkeys(spec.after)),
+    }
+
+
+def _columns(owner: Any, spec: JobSpec, before: Before, *, now: datetime) -> dict[str, Any]:
+    state, reason = _begins(before, spec)
+    return {
+        "owner": owner,
+        "name": spec.title(),
+        "timeout_s": spec.timeout_s,
+        "grace_s": spec.grace_s,
+        "gpu_mem_bytes": spec.gpu_mem_bytes,
+        "provider": spec.provider,
+        "expected_hours": spec.expected_hours,
+        "instance_ref": spec.instance_ref,
+        "labels": labels_packed(spec.labels),
+        "priority": spec.priority,
+        "max_attempts": spec.max_attempts,
+        "retry": spec.retry.as_json() if spec.retry is not None else None,
+        "after_policy": spec.after_policy,
+        "state": state,
+        "state_since": now,
+        "queued_at": now,
+        **Job.reason_columns(reason),
+    }
+
+
+def _begins(before: Before, spec: JobSpec) -> tuple[JobState, Reason]:
+    """Its first state: those that it comes after are told by their end, so that one which has ended counts as told."""
+    waits = before.open
+    if not waits:
+        return JobState.QUEUED, because("job_submitted")
+    if len(waits) == 1:
+        return JobState.DEFERRED, because("job_after", job=waits[0].pk, what=spec.after_policy)
+    return JobState.DEFERRED, because(
+        "job_after_many", count=len(waits), job=waits[0].pk, what=spec.after_policy
+    )
+
+
+def _insert(jobs: Sequence[Job], before: Before, *, by: str, now: datetime) -> None:
+    Job.objects.bulk_create(jobs, batch_size=ROWS_AT_ONCE)
+    Event.objects.bulk_create(
+        (
+            Event(
+                at=now,
+                subject_type=Job.SUBJECT,
+                subject_id=job.pk,
+                code="job_submitted",
+                to_state=job.state,
+                by=by,
+                owner_id=job.owner_id,
+                reason_code=job.reason_code,
+                reason_params=job.reason_params,
+            )
+            for job in jobs
+        ),
+        batch_size=ROWS_AT_ONCE,
+    )
+    waits = {job.pk for job in before.open}
+    if before.jobs:
+        JobDependency.objects.bulk_create(
+            (
+                JobDependency(job=job, on=other, settled=other.pk not in waits)
+                for job in jobs
+                for other in before.jobs
+            ),
+            batch_size=ROWS_AT_ONCE,
         )
-    return worker.account
+    for begin in range(0, len(before.open), ROWS_AT_ONCE):
+        some = [job.pk for job in before.open[begin : begin + ROWS_AT_ONCE]]
+        Job.objects.filter(pk__in=some).update(has_dependants=True)
+    dispatcher_ring()
 
 
-def _longest_h(account: Account) -> float:
-    limits = [limit for limit in (account.session_shutdown_h, account.weekly_limit_h) if limit is not None]
-    return min(limits, default=float("inf"))
-
-
-def _name(spec: JobSpec) -> str:
-    """What a job is called that was given no name: the beginning of what it runs."""
-    lines = " ".join(spec.command) or next(line for line in spec.script.splitlines() if line.strip())
-    return lines.strip()[:120]
+def _files(jobs: Sequence[Job], array: JobArray | None, files: Sequence[FileSpec]) -> None:
+    JobFile.objects.bulk_create(
+        JobFile(
+            job=None if array is not None else jobs[0],
+            array=array,
+            path=file.path,
+            mode=file.mode,
+            length=len(file.data) if file.data is not None else 0,
+            data=file.data,
+            source_job_id=file.source_job or None,
+            source_path=file.source_path,
+        )
+        for file in files
+    )

@@ -18,8 +18,9 @@ from django.utils.html import escape
 from agent import wire
 from pool.models import Account, EnrollmentToken, Job, NotebookStart, Sample, TermsAcknowledgement, Worker
 from pool.services.accounts import account_create
+from pool.services.job_spec import JobSpec
 from pool.services.jobs import jobs_dispatch
-from pool.services.submission import JobSpec, job_submit
+from pool.services.submission import job_submit
 from pool.states import JobState, WorkerState
 from pool.terms import COLAB, KAGGLE
 from tests.pool.conftest import NOON, acknowledged

@@ -17,8 +17,9 @@ from hibernation.services.hibernate import FallingAsleep, hibernation_stop
 from hibernation.services.instances import instance_keep_awake
 from hibernation.states import BoxState, InstanceState
 from pool.models import Dispatch, Job, Worker
+from pool.services.job_spec import JobSpec
 from pool.services.jobs import jobs_dispatch
-from pool.services.submission import JobSpec, job_submit
+from pool.services.submission import job_submit
 from pool.states import DispatchState, JobState, WorkerState
 from snapshots.models import Snapshot
 from snapshots.services.deleting import snapshot_delete

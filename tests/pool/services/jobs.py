@@ -10,8 +10,9 @@ from django.contrib.auth.models import User
 from agent import wire
 from core.agents import AgentIdentity
 from pool.models import Dispatch, Job, Worker
+from pool.services.job_spec import JobSpec
 from pool.services.reports import dispatch_claim, dispatch_finish
-from pool.services.submission import JobSpec, job_submit
+from pool.services.submission import job_submit
 from tests.pool.conftest import NOON
 
 SOON = NOON + timedelta(seconds=30)

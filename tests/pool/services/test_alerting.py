@@ -20,8 +20,9 @@ from pool.quota import week_start
 from pool.services.accounts import account_create
 from pool.services.alerting import LOST_SHOWN, queue_stuck, quotas_near, workers_lost
 from pool.services.bell import DISPATCH_TICK
+from pool.services.job_spec import JobSpec
 from pool.services.jobs import jobs_dispatch
-from pool.services.submission import JobSpec, job_submit
+from pool.services.submission import job_submit
 from pool.services.workers import worker_heard, worker_lost, worker_revoke
 from pool.spend import Spend
 from pool.states import WorkerState

@@ -12,7 +12,8 @@ from core import broker
 from pool.models import Job
 from pool.services import bell
 from pool.services.bell import RUNG, RUNG_MS, dispatcher_ring
-from pool.services.submission import JobSpec, job_submit
+from pool.services.job_spec import JobSpec
+from pool.services.submission import job_submit
 from pool.tasks import dispatch_tick
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -13,11 +13,11 @@ from agent import wire
 from core.errors import StandDown, TransitionRefused
 from core.reasons import because
 from pool.models import Job, Worker
+from pool.services.cancelling import job_cancel
 from pool.services.dispatches import dispatch_withdraw
 from pool.services.jobs import jobs_dispatch
 from pool.services.publish import orders_of
 from pool.services.reports import dispatch_finish
-from pool.services.submission import job_cancel
 from pool.services.workers import worker_lost, worker_offline
 from pool.states import JobState, WorkerState
 from tests.pool.conftest import NOON

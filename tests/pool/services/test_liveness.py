@@ -21,10 +21,11 @@ from pool.models import Dispatch, Worker
 from pool.services import publish
 from pool.services.dispatches import dispatch_ask, dispatch_cancel
 from pool.services.intake import intake_drain
+from pool.services.job_spec import JobSpec
 from pool.services.jobs import jobs_dispatch
 from pool.services.liveness import GATEWAY, INTAKE, TICK, workers_check
 from pool.services.reports import dispatch_claim, dispatch_finish
-from pool.services.submission import JobSpec, job_submit
+from pool.services.submission import job_submit
 from pool.services.workers import overdue_at, worker_drain, worker_revoke, worker_undrain
 from pool.states import DispatchState, JobState, WorkerState
 from tests.pool.conftest import NOON
