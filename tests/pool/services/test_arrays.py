@@ -24,7 +24,8 @@ Enrol = Callable[..., Worker]
 
 
 def array(owner: User, count: int, **spec: Any) -> JobArray:
-    spec.setdefault("command", ["python", "train.py"])
+    if "script" not in spec:
+        spec["command"] = ["python", "train.py"]
     return array_submit(owner=owner, spec=JobSpec(count=count, **spec), by=owner.get_username(), now=NOON)
 
 
