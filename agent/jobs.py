@@ -14,6 +14,8 @@ from agent import runner, wire
 from agent.backoff import Backoff
 from agent.client import Client
 from agent.hold import Halt, Hold
+from agent.job_ends import finish_with
+from agent.job_folder import start_folder
 from agent.journal import Entry, Journal
 from agent.logs import LogShipper
 from agent.runner import Command, Ended, Run, WorkRefused
@@ -76,10 +78,14 @@ class JobKeeper:
                 if hold.halt is not None:
                     return _not_started(hold)
                 runner.clear(folder)
+            cwd = start_folder(self._workspace or folder / "work", claim.work.get("workdir"))
+            if run is None:
+                if claim.work.get("files") and not self._lay_out(hold, cwd):
+                    return _not_started(hold)
                 run = runner.start(
                     command,
                     folder=folder,
-                    cwd=self._workspace,
+                    cwd=cwd,
                     environ=self._environ,
                     own=self._variables(claim),
                 )
@@ -97,6 +103,8 @@ class JobKeeper:
             self._shippers[claim.dispatch_id] = shipper
         try:
             finish = self._stay(hold, entry, command=command, run=run, shipper=shipper)
+            if finish is not None and claim.work.get("artifacts") and finish.outcome != "interrupted":
+                finish = self._keep_artifacts(hold, finish, cwd, command=command, shipper=shipper)
         except Exception:
             run.end(grace_left_s=_grace(LEFTOVER_GRACE_S))
             raise
@@ -220,6 +228,31 @@ class JobKeeper:
     def _kill(self, hold: Hold, command: Command, run: Run) -> bool:
         since_s = time.monotonic()
         return run.end(grace_left_s=lambda: hold.grace_left_s(own_grace_s=command.grace_s, since_s=since_s))
+
+    # -- files ------------------------------------------------------------------------------------
+
+    # The engine is loaded by the first job that has files, not by every start.
+
+    def _lay_out(self, hold: Hold, cwd: Path) -> bool:
+        from agent.job_files import lay_out
+
+        return lay_out(self._client, hold, cwd, backoff_cap_s=self._backoff_cap_s)
+
+    def _keep_artifacts(
+        self, hold: Hold, finish: FinishPost, cwd: Path, *, command: Command, shipper: LogShipper
+    ) -> FinishPost | None:
+        from agent.artifacts import keep_artifacts
+
+        outcome = keep_artifacts(
+            self._client,
+            hold,
+            cwd,
+            stood_down=shipper.stood_down.is_set,
+            hurried=finish.outcome == "cancelled" or finish.timed_out_s is not None,
+            grace_s=command.grace_s,
+            backoff_cap_s=self._backoff_cap_s,
+        )
+        return finish_with(hold, finish, outcome)
 
     # -- helpers ----------------------------------------------------------------------------------
 

@@ -14,7 +14,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from agent.wire_fields import WireError as WireError
-from agent.wire_fields import counts, items, number, text, whole
+from agent.wire_fields import counts, number, text
+from agent.wire_fields import items as items
+from agent.wire_fields import whole as whole
+from agent.wire_paths import PATH_CHARS as PATH_CHARS
 from agent.wire_paths import check_path as check_path
 from agent.wire_paths import glob_matches as glob_matches
 from agent.wire_paths import glob_may_lie_below as glob_may_lie_below
@@ -40,6 +43,9 @@ LOG_CHUNK_LIMIT_BYTES = 256 * 1024
 POLL_WAIT_LIMIT_S = 25
 REQUESTS_PER_PLAN = 64
 """How many presigned requests one plan call may ask for."""
+ARTIFACTS_PER_POST = 64
+PIECE_BYTES = 64 << 20
+"""A file of a job goes up in objects of this size; only its last is smaller."""
 
 STAND_DOWN = "stand_down"
 """Error code of every answer to an older epoch, attempt or fence: change nothing, stop that work."""
@@ -69,7 +75,7 @@ def queue_key(worker_id: str) -> str:
 
 
 def dispatch_path(dispatch_id: str, verb: str) -> str:
-    """verb: claim, progress, log or finish."""
+    """verb: claim, progress, log or finish; of a job also files, objects and artifacts."""
     return f"/api/agent/dispatch/{dispatch_id}/{verb}"
 
 
@@ -282,7 +288,8 @@ class Claimed:
     """A dispatch that this worker now holds. Every later report carries `fence`.
 
     The same worker and epoch may claim again (a lost answer, a restarted agent) and gets the same fence.
-    work, by kind: job {command | script, env, timeout_s, grace_s, job_id, attempt, workdir, array {index, count}};
+    work, by kind: job {command | script, env, timeout_s, grace_s, job_id, attempt, workdir, array {index, count},
+    files (how many it is given), artifacts (Keep)};
     command {command | script, env, timeout_s, grace_s}; snapshot {snapshot_id};
     restore {snapshot_id, content_id}. Everything but command, script and the snapshot_id may be absent.
     """
@@ -486,6 +493,120 @@ class CommitPost:
     new_objects: tuple[PutWish, ...] = ()
     warnings: tuple[str, ...] = ()
     seconds: float = 0.0
+
+
+# -- files of jobs --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keep:
+    """Which files of a job are kept, and the bounds. key_prefix: a piece's key is this and its SHA-256 in hex."""
+
+    globs: tuple[str, ...]
+    key_prefix: str
+    files_at_most: int
+    file_bytes: int
+    total_bytes: int
+
+    @classmethod
+    def from_json(cls, body: object) -> Keep:
+        if not isinstance(body, dict):
+            raise WireError("artifacts is a JSON object")
+        return cls(
+            globs=tuple(check_path(str(item)) for item in items(body, "globs")),
+            key_prefix=text(body, "key_prefix", required=True) or "",
+            files_at_most=whole(body, "files_at_most", required=True) or 0,
+            file_bytes=whole(body, "file_bytes", required=True) or 0,
+            total_bytes=whole(body, "total_bytes", required=True) or 0,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FencePost:
+    """Asks for something that needs no more words."""
+
+    fence: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class GivenFile:
+    """A file that a job is given: its bytes as base64 in `data`, or the objects that it consists of, in order."""
+
+    path: str
+    mode: int
+    length: int
+    data: str | None = None
+    sha256: str | None = None
+    pieces: tuple[PutWish, ...] = ()
+
+    @classmethod
+    def from_json(cls, body: object) -> GivenFile:
+        if not isinstance(body, dict):
+            raise WireError("a file is a JSON object")
+        data = body.get("data")
+        if data is not None and not isinstance(data, str):
+            raise WireError("data is text")
+        return cls(
+            path=check_path(text(body, "path", required=True) or ""),
+            mode=(whole(body, "mode") or 0o644) & 0o777,
+            length=whole(body, "length") or 0,
+            data=data,
+            sha256=text(body, "sha256"),
+            pieces=tuple(_piece(item) for item in items(body, "pieces", at_most=1 << 20)),
+        )
+
+    def content(self) -> bytes:
+        """What came with it."""
+        try:
+            return base64.b64decode(self.data or "", validate=True)
+        except ValueError as error:  # binascii.Error is one; letters beyond ASCII are another
+            raise WireError(f"data of file {self.path} is base64") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectsAnswer:
+    """Answer to a PlanPost for a job's objects: as many requests as were asked for, in the same order."""
+
+    put: tuple[Presigned, ...] = ()
+    get: tuple[Presigned, ...] = ()
+
+    @classmethod
+    def from_json(cls, body: object) -> ObjectsAnswer:
+        if not isinstance(body, dict):
+            raise WireError("signed requests are a JSON object")
+        return cls(
+            put=tuple(Presigned.from_json(item) for item in items(body, "put")),
+            get=tuple(Presigned.from_json(item) for item in items(body, "get")),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptFile:
+    """A file whose pieces the store has acknowledged. sha256: of the whole file."""
+
+    path: str
+    mode: int
+    length: int
+    sha256: str
+    pieces: tuple[PutWish, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArtifactsPost:
+    """At most ARTIFACTS_PER_POST of them. The same again changes nothing."""
+
+    fence: int
+    artifacts: tuple[KeptFile, ...]
+
+
+def _piece(item: object) -> PutWish:
+    if not isinstance(item, dict):
+        raise WireError("a piece is a JSON object")
+    return PutWish(
+        key=text(item, "key", required=True) or "",
+        length=whole(item, "length", required=True) or 0,
+        sha256=text(item, "sha256", required=True) or "",
+    )
 
 
 def _gpu(item: object) -> Gpu:

@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl, unquote
 
 from config.env_alerts import Alerts, alerts_read, health_places_read, private_networks_read
+from config.env_jobs import Jobs, jobs_read
 from config.keyfile import Secrets, secrets_read
 from config.paths import VALKEY_SOCKET, data_dir, run_dir
 from config.reader import Problem, Reader
@@ -76,6 +77,7 @@ class Env:
     private_networks: tuple[Network, ...]
     health_places: tuple[Place, ...]
     alerts: Alerts
+    jobs: Jobs
     kaggle_url: str
     vast_url: str
     vast_image: str
@@ -140,6 +142,7 @@ def env_read(environ: Mapping[str, str]) -> Env:
         private_networks=private,
         health_places=health_places_read(reader),
         alerts=alerts_read(reader, private=private, public_host=host),
+        jobs=jobs_read(reader),
         kaggle_url=_kaggle_url(reader),
         vast_url=_vast_url(reader),
         vast_image=reader.text("DORMOUSE_VAST_IMAGE"),

@@ -244,6 +244,14 @@ SPECTACULAR_SETTINGS = {
     "REDOC_DIST": "SIDECAR",
 }
 
+# -- what jobs leave -------------------------------------------------------------------------------
+
+JOB_ARTIFACTS_AT_MOST = ENV.jobs.artifacts_at_most  # of one attempt
+JOB_ARTIFACT_BYTES = ENV.jobs.artifact_bytes  # of one file
+JOB_ARTIFACTS_BYTES = ENV.jobs.artifacts_bytes  # of one attempt
+JOB_LOG_BYTES = ENV.jobs.log_bytes  # of one attempt; more is cut out of its middle
+JOB_FILES_DAYS = ENV.jobs.files_days  # after an attempt's end; 0: for ever
+
 # -- alerts ----------------------------------------------------------------------------------------
 
 ALERT_EMAILS = ENV.alerts.emails

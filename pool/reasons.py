@@ -36,6 +36,8 @@ register(
         "job_chosen": "chosen: {worker} ({percent:.1f} % used)",
         "job_claimed": "{worker} has started it",
         "job_done": "exit code 0",
+        "job_done_in_part": "exit code 0; {count} of its files were not kept, first {path}: {why}",
+        "job_not_kept": "exit code 0, but {error}",
         "job_exit_code": "exit code {exit_code}",
         "job_timed_out": "timed out after {limit_s:g} s",
         "job_retry": "exit code {exit_code}; retry {number} of {most} at {at}",

@@ -3,7 +3,17 @@
 from django.urls import include, path
 from rest_framework.routers import SimpleRouter
 
-from pool.api import agent_views, array_views, history_views, interrogation_views, plan_views, starts, views
+from pool.api import (
+    agent_files,
+    agent_views,
+    array_views,
+    artifact_views,
+    history_views,
+    interrogation_views,
+    plan_views,
+    starts,
+    views,
+)
 
 router = SimpleRouter(trailing_slash=False)
 router.register("workers", views.WorkerViewSet, basename="worker")
@@ -19,6 +29,15 @@ urlpatterns = [
     path("agent/dispatch/<slug:dispatch_id>/progress", agent_views.ProgressView.as_view()),
     path("agent/dispatch/<slug:dispatch_id>/log", agent_views.LogView.as_view()),
     path("agent/dispatch/<slug:dispatch_id>/finish", agent_views.FinishView.as_view()),
+    path("agent/dispatch/<slug:dispatch_id>/files", agent_files.FilesView.as_view()),
+    path("agent/dispatch/<slug:dispatch_id>/objects", agent_files.ObjectsView.as_view()),
+    path("agent/dispatch/<slug:dispatch_id>/artifacts", agent_files.ArtifactsView.as_view()),
+    path("jobs/<slug:job_id>/artifacts", artifact_views.ArtifactListView.as_view(), name="job-artifacts"),
+    path(
+        "jobs/<slug:job_id>/artifacts/<path:artifact>",
+        artifact_views.ArtifactView.as_view(),
+        name="job-artifact",
+    ),
     path("pool/usage", history_views.PoolUsageView.as_view(), name="pool-usage"),
     path("workers/<slug:worker_id>/usage", history_views.WorkerUsageView.as_view(), name="worker-usage"),
     path(

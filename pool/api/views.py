@@ -329,8 +329,8 @@ class JobViewSet(PeoplesView, mixins.ListModelMixin, mixins.RetrieveModelMixin, 
     def logs(self, request: Request, pk: str) -> Response:
         """Output from a byte on. Ask again from next_offset, with the same attempt, until done."""
         job: Job = self.get_object()
-        offset = _whole(request, "offset", default=0)
-        number = _whole(request, "attempt", default=job.attempt)
+        offset = whole_of(request, "offset", default=0)
+        number = whole_of(request, "attempt", default=job.attempt)
         row = next((one for one in job.attempts.all() if one.number == number), None)
         if row is None:
             if number != job.attempt:
@@ -382,7 +382,7 @@ def _idempotency_key(request: Request) -> str:
     return key
 
 
-def _whole(request: Request, name: str, *, default: int) -> int:
+def whole_of(request: Request, name: str, *, default: int) -> int:
     text = request.query_params.get(name, "")
     if not text:
         return default

@@ -26,6 +26,7 @@ class Work(models.Model):
     env = models.JSONField(default=dict, blank=True)
     workdir = models.CharField(max_length=400, blank=True, default="")
     artifacts = models.JSONField(default=list, blank=True, help_text=_("globs of files to keep"))
+    file_count = models.PositiveSmallIntegerField(default=0, help_text=_("files that it is given"))
     after = models.JSONField(default=list, blank=True, help_text=_("jobs and arrays that it comes after"))
 
     class Meta:

@@ -40,7 +40,7 @@ def attempt_ended(dispatch: Dispatch, *, now: datetime) -> None:
         log.info("dispatch=%s ended as %s, its job has moved on", dispatch.pk, dispatch.state)
         return
     if dispatch.state == DispatchState.SUCCEEDED and not dispatch.exit_code:
-        advance(job, JobState.SUCCEEDED, reason=because("job_done"), now=now, exit_code=0, ended_at=now)
+        advance(job, JobState.SUCCEEDED, reason=_success(dispatch), now=now, exit_code=0, ended_at=now)
     elif dispatch.state in (DispatchState.SUCCEEDED, DispatchState.FAILED):
         _failed(job, dispatch, now=now)
     elif job.cancel_requested_at is not None:
@@ -86,16 +86,36 @@ def _requeue(job: Job, dispatch: Dispatch, *, now: datetime) -> None:
     advance(job, JobState.QUEUED, reason=reason, now=now)
 
 
+def left_out(dispatch: Dispatch) -> tuple[int, list[dict[str, str]]]:
+    """How many of the files that its globs mean were not kept, and some of them with the reason, as its agent says."""
+    said = dispatch.result.get("artifacts")
+    said = said if isinstance(said, dict) else {}
+    rows = said.get("left_out")
+    shown = [
+        {"path": str(row.get("path", ""))[:400], "why": str(row.get("why", ""))[:200]}
+        for row in (rows if isinstance(rows, list) else [])[:20]
+        if isinstance(row, dict)
+    ]
+    count = said.get("left_out_count")
+    return (count if isinstance(count, int) and count >= 0 else len(shown)), shown
+
+
+def _success(dispatch: Dispatch) -> Reason:
+    count, shown = left_out(dispatch)
+    if not count or not shown:
+        return because("job_done")
+    return because("job_done_in_part", count=count, path=shown[0]["path"], why=shown[0]["why"])
+
+
 def _failure(dispatch: Dispatch) -> Reason:
     if dispatch.reason_code == "dispatch_timed_out":
         return because("job_timed_out", limit_s=dispatch.reason_params["limit_s"])
+    error = str(dispatch.reason_params.get("error") or "it gave no reason")
+    if dispatch.exit_code == 0 and dispatch.state == DispatchState.FAILED:
+        return because("job_not_kept", error=error)
     if dispatch.exit_code is not None:
         return because("job_exit_code", exit_code=dispatch.exit_code)
-    return because(
-        "job_failed_on_worker",
-        worker=dispatch.worker.name,
-        error=str(dispatch.reason_params.get("error") or "it gave no reason"),
-    )
+    return because("job_failed_on_worker", worker=dispatch.worker.name, error=error)
 
 
 def _job_of(dispatch: Dispatch, *states: JobState) -> Job | None:

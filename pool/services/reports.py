@@ -76,7 +76,7 @@ def dispatch_progress(
     now = now or timezone.now()
     progress = {name: value for name, value in storable(wire.to_json(post)).items() if name != "fence"}
     with transaction.atomic():
-        row = _held(identity, dispatch_id, fence=post.fence)
+        row = dispatch_held(identity, dispatch_id, fence=post.fence)
         Dispatch.objects.filter(pk=row.pk).update(progress=progress, progress_at=now, **_lease(row, now))
     return {"cancel": row.cancel_requested_at is not None}
 
@@ -98,7 +98,7 @@ def dispatch_log(
             f"a log post holds at most {wire.LOG_CHUNK_LIMIT_BYTES} bytes", hint="send smaller pieces"
         )
     with transaction.atomic():
-        row = _held(identity, dispatch_id, fence=post.fence)
+        row = dispatch_held(identity, dispatch_id, fence=post.fence)
         end = row.log_bytes
         fresh = raw[end - post.offset :] if post.offset <= end else b""
         if fresh:
@@ -161,7 +161,8 @@ def _own(identity: AgentIdentity, dispatch_id: str) -> Dispatch:
     return row
 
 
-def _held(identity: AgentIdentity, dispatch_id: str, *, fence: int) -> Dispatch:
+def dispatch_held(identity: AgentIdentity, dispatch_id: str, *, fence: int) -> Dispatch:
+    """The dispatch that this agent holds with that fence, locked. Raises NotFound, StandDown. Call it in a transaction."""
     return _still_held(_own(identity, dispatch_id), fence=fence)
 
 

@@ -2,9 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from django.conf import settings
+
+from agent import wire
 from pool.models import Dispatch
+from snapshots.services.objects import objects_prefix
+
+
+def artifacts_prefix(dispatch: Dispatch) -> str:
+    """Where the objects of an attempt are in the store."""
+    return objects_prefix(dispatch.job.owner, dispatch.pk)
+
+
+def keep_of(dispatch: Dispatch, globs: Sequence[str]) -> wire.Keep:
+    """What its agent must know to keep these files."""
+    return wire.Keep(
+        globs=tuple(globs),
+        key_prefix=artifacts_prefix(dispatch),
+        files_at_most=settings.JOB_ARTIFACTS_AT_MOST,
+        file_bytes=settings.JOB_ARTIFACT_BYTES,
+        total_bytes=settings.JOB_ARTIFACTS_BYTES,
+    )
 
 
 def job_work(dispatch: Dispatch) -> dict[str, Any]:
@@ -23,6 +44,10 @@ def job_work(dispatch: Dispatch) -> dict[str, Any]:
         work["script"] = content.script
     else:
         work["command"] = content.command
+    if content.artifacts:
+        work["artifacts"] = wire.to_json(keep_of(dispatch, content.artifacts))
+    if content.file_count:
+        work["files"] = content.file_count
     if content.workdir:
         work["workdir"] = content.workdir
     if job.timeout_s is not None:

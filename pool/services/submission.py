@@ -130,6 +130,7 @@ def _work(spec: JobSpec) -> dict[str, Any]:
         "env": dict(spec.env),
         "workdir": spec.workdir,
         "artifacts": list(spec.artifacts),
+        "file_count": len(spec.files),
         "after": list(dict.fromkeys(spec.after)),
     }
 

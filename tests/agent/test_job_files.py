@@ -1,0 +1,277 @@
+"""Files of jobs on a real agent: laid out before the start, kept after the end, whatever happens in between."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent import processes, wire
+from tests.agent.conftest import AgentProcess, eventually
+from tests.agent.control_plane import STAND_DOWN, ControlPlane
+from tests.agent.job_store import JobStore, inline
+
+
+@pytest.fixture
+def store(standing: AgentProcess, tmp_path: Path) -> Iterator[JobStore]:
+    plane = standing.server
+    yield JobStore(plane, tmp_path / "store")
+    plane.extra = plane.raw = None
+
+
+def shell(text: str) -> list[str]:
+    return ["/bin/sh", "-c", text]
+
+
+# -- in -----------------------------------------------------------------------------------------------
+
+
+def test_a_job_finds_its_files_where_it_starts_and_starts_where_it_asked(
+    standing: AgentProcess, store: JobStore
+) -> None:
+    plane = standing.server
+    first, second = os.urandom(300_000), b"and the rest"
+    pieces = [store.put("d_earlier", data) for data in (first, second)]
+    store.given["d_given"] = [
+        inline("data/x.csv", b"a,b\n1,2\n"),
+        inline("run.sh", b"#!/bin/sh\necho ran\n", 0o755),
+        inline("empty", b""),
+        {
+            "path": "model/big.bin",
+            "mode": 0o600,
+            "length": 300_012,
+            "sha256": hashlib.sha256(first + second).hexdigest(),
+            "pieces": pieces,
+        },
+    ]
+    job = plane.dispatch(
+        "d_given",
+        command=shell(
+            "pwd; ./run.sh; cat data/x.csv; sha256sum model/big.bin; stat -c %a model/big.bin; wc -c < empty"
+        ),
+        files=4,
+        workdir="deep/down",
+    )
+    plane.wait(lambda: job.finish)
+    lines = job.log.decode().splitlines()
+    assert lines[0].endswith("/jobs/d_given/work/deep/down")
+    digest = hashlib.sha256(first + second).hexdigest()
+    assert lines[1:] == ["ran", "a,b", "1,2", f"{digest}  model/big.bin", "600", "0"]
+
+
+def test_what_was_not_stored_so_is_not_run_with(standing: AgentProcess, store: JobStore) -> None:
+    plane = standing.server
+    piece = store.put("d_earlier", b"what it should be")
+    (store.store.root / piece["key"]).write_bytes(b"what it shall be?")
+    file = {"path": "x", "mode": 0o644, "length": 17, "sha256": piece["sha256"], "pieces": [piece]}
+    store.given["d_changed"] = [file]
+    job = plane.dispatch("d_changed", command=["true"], files=1)
+    plane.wait(lambda: job.finish)
+    assert job.finish and job.finish["outcome"] == "failed"
+    assert "file 'x' cannot be fetched" in job.finish["reason"] and "SHA-256" in job.finish["reason"]
+
+
+def test_a_file_that_is_gone_or_refused_fails_the_job_with_the_reason(
+    standing: AgentProcess, store: JobStore
+) -> None:
+    plane = standing.server
+    gone = {"key": "j/o_1/d_x/" + "0" * 64, "length": 1, "sha256": "0" * 64}
+    store.given["d_gone"] = [{"path": "x", "mode": 0o644, "length": 1, "sha256": "0" * 64, "pieces": [gone]}]
+    job = plane.dispatch("d_gone", command=["true"], files=1)
+    plane.wait(lambda: job.finish)
+    assert job.finish and job.finish["outcome"] == "failed" and "there is no object" in job.finish["reason"]
+    store.refuses = (400, {"code": "invalid", "message": "job j_1 has left no artifact x", "hint": ""})
+    job = plane.dispatch("d_refused", command=["true"], files=1)
+    plane.wait(lambda: job.finish)
+    assert job.finish and "job j_1 has left no artifact x" in job.finish["reason"]
+
+
+@pytest.mark.parametrize(
+    "path", ["../out", "/etc/passwd", "a/../../b", "link/x"], ids=["up", "absolute", "up again", "a link"]
+)
+def test_no_file_lands_outside_the_folder(
+    plane: ControlPlane, agent: AgentProcess, tmp_path: Path, path: str
+) -> None:
+    store = JobStore(plane, tmp_path / "store")
+    workspace, elsewhere = tmp_path / "workspace", tmp_path / "elsewhere"
+    workspace.mkdir(), elsewhere.mkdir()
+    (workspace / "link").symlink_to(elsewhere)
+    agent.enrolled().start("--workspace", str(workspace))
+    store.given["d_1"] = [inline(path, b"x")]
+    job = plane.dispatch("d_1", command=["true"], files=1)
+    plane.wait(lambda: job.finish)
+    assert job.finish and job.finish["outcome"] == "failed", job.finish
+    assert [*elsewhere.iterdir()] == [] and not (tmp_path / "out").exists()
+    job = plane.dispatch("d_2", command=["true"], workdir="link")
+    plane.wait(lambda: job.finish)
+    assert job.finish and "leads out of the job's folder by a link" in job.finish["reason"]
+
+
+def test_a_job_that_is_cancelled_while_its_files_are_fetched_never_starts(
+    standing: AgentProcess, store: JobStore
+) -> None:
+    plane = standing.server
+    store.delay_s = 1.0
+    pieces = [store.put("d_earlier", bytes([n]) * 10) for n in range(30)]
+    whole = hashlib.sha256(b"".join(bytes([n]) * 10 for n in range(30))).hexdigest()
+    store.given["d_slow"] = [{"path": "x", "mode": 0o644, "length": 300, "sha256": whole, "pieces": pieces}]
+    job = plane.dispatch("d_slow", command=shell("echo started"), files=1)
+    plane.wait(lambda: store.transfers)
+    plane.orders = [{"kind": "cancel", "id": "d_slow"}]
+    plane.ring(wire.RING_STATUS)
+    plane.wait(lambda: job.finish)
+    assert job.finish and job.finish["outcome"] == "cancelled" and not job.log
+
+
+# -- out ----------------------------------------------------------------------------------------------
+
+
+def test_what_matches_is_kept_after_success_and_after_failure(
+    standing: AgentProcess, store: JobStore
+) -> None:
+    plane = standing.server
+    make = "mkdir -p out/deep; echo 1 > a.json; echo 2 > out/m.pt; head -c 100 /dev/zero > out/deep/m.pt; touch out/e.pt; echo no > out/x"
+    for name, code in (("d_good", 0), ("d_bad", 3)):
+        job = plane.dispatch(
+            name, command=shell(f"{make}; exit {code}"), artifacts=store.keep(name, "*.json", "out/**/*.pt")
+        )
+        plane.wait(lambda job=job: job.finish)
+        assert job.finish and job.finish["exit_code"] == code
+        assert sorted(store.kept[name]) == ["a.json", "out/deep/m.pt", "out/e.pt", "out/m.pt"]
+        assert store.content(name, "a.json") == b"1\n"
+        assert store.content(name, "out/deep/m.pt") == bytes(100)
+        assert store.content(name, "out/e.pt") == b""
+        assert job.finish["result"]["artifacts"] == {
+            "files": 4,
+            "bytes": 104,
+            "left_out": [],
+            "left_out_count": 0,
+        }
+
+
+def test_a_large_file_goes_up_in_pieces(standing: AgentProcess, store: JobStore) -> None:
+    plane = standing.server
+    size = wire.PIECE_BYTES + 1_000
+    job = plane.dispatch(
+        "d_large",
+        command=shell(f"head -c {size} /dev/urandom | tee big | sha256sum"),
+        artifacts=store.keep("d_large", "big"),
+    )
+    plane.wait(lambda: job.finish, within_s=60)
+    kept = store.kept["d_large"]["big"]
+    assert [piece["length"] for piece in kept["pieces"]] == [wire.PIECE_BYTES, 1_000]
+    assert hashlib.sha256(store.content("d_large", "big")).hexdigest() == job.log.decode().split()[0]
+
+
+def test_bounds_and_links_leave_files_out_and_say_so(
+    standing: AgentProcess, store: JobStore, tmp_path: Path
+) -> None:
+    plane = standing.server
+    (tmp_path / "secret").write_text("secret")
+    make = (
+        f"echo 1 > a; ln -s a b; ln -s {tmp_path}/secret c; ln -s {tmp_path} d; ln -s nowhere e; mkfifo f; "
+        "head -c 50 /dev/zero > g; head -c 5 /dev/zero > h; head -c 4 /dev/zero > i; echo 2 > j"
+    )
+    keep = store.keep("d_bounds", "**", files_at_most=4, file_bytes=40, total_bytes=12)
+    job = plane.dispatch("d_bounds", command=shell(make), artifacts=keep)
+    plane.wait(lambda: job.finish)
+    assert job.finish and job.finish["outcome"] == "succeeded"
+    assert sorted(store.kept["d_bounds"]) == ["a", "b", "h", "j"]
+    assert store.content("d_bounds", "b") == b"1\n", "a link within the folder counts as its file"
+    said = job.finish["result"]["artifacts"]
+    why = {one["path"]: one["why"] for one in said["left_out"]}
+    assert said["left_out_count"] == len(why) and set(why) == {"c", "d", "e", "f", "g", "i"}
+    assert (
+        "leads out of the folder" in why["c"]
+        and "cannot be read" in why["e"]
+        and "no regular file" in why["f"]
+    )
+    assert "at most 40" in why["g"] and "more than 12 bytes" in why["i"]
+
+
+def test_a_job_whose_files_cannot_be_kept_has_not_succeeded(standing: AgentProcess, store: JobStore) -> None:
+    plane = standing.server
+    store.refuses = (400, {"code": "invalid", "message": "no key of this attempt", "hint": ""})
+    job = plane.dispatch("d_no", command=shell("echo 1 > a"), artifacts=store.keep("d_no", "a"))
+    plane.wait(lambda: job.finish)
+    assert job.finish and (job.finish["outcome"], job.finish["exit_code"]) == ("failed", 0)
+    assert "its artifact 'a' could not be uploaded" in job.finish["reason"]
+
+
+@pytest.mark.parametrize("how", ["cancelled", "timed out"])
+def test_what_a_stopped_job_has_left_is_kept(standing: AgentProcess, store: JobStore, how: str) -> None:
+    plane = standing.server
+    name = f"d_{how.replace(' ', '_')}"
+    limits = {"timeout_s": 0.4} if how == "timed out" else {}
+    job = plane.dispatch(
+        name,
+        command=shell("trap 'echo saved > model; exit 1' TERM; echo up; while :; do sleep 0.05; done"),
+        artifacts=store.keep(name, "model"),
+        grace_s=20,
+        **limits,
+    )
+    if how == "cancelled":
+        plane.wait(lambda: b"up" in job.log)
+        plane.orders = [{"kind": "cancel", "id": name}]
+        plane.ring(wire.RING_STATUS)
+    plane.wait(lambda: job.finish)
+    assert store.content(name, "model") == b"saved\n"
+    assert job.finish and job.finish["outcome"] == ("cancelled" if how == "cancelled" else "failed")
+    assert job.finish.get("timed_out_s") == limits.get("timeout_s")
+
+
+def test_a_cancel_while_artifacts_go_up_ends_them_within_the_grace(
+    standing: AgentProcess, store: JobStore
+) -> None:
+    plane = standing.server
+    store.delay_s = 3.0
+    job = plane.dispatch(
+        "d_up",
+        command=shell(
+            "for n in 1 2 3 4 5 6 7 8 9; do echo $n > f$n; done; sleep 600 > /dev/null 2>&1 & echo up"
+        ),
+        artifacts=store.keep("d_up", "f*"),
+        grace_s=0.3,
+    )
+    plane.wait(lambda: store.transfers)
+    mark = (standing.run_folder("d_up") / "mark").read_text()
+    plane.orders = [{"kind": "cancel", "id": "d_up"}]
+    plane.ring(wire.RING_STATUS)
+    plane.wait(lambda: job.finish, within_s=2.5)
+    assert job.finish and job.finish["outcome"] == "cancelled"
+    assert job.finish["reason"] == "cancelled while its artifacts were uploaded"
+    assert processes.members(pgid=0, mark=mark, trust_group=False) == []
+
+
+def test_another_attempt_ends_the_upload_at_once_and_nothing_is_reported(
+    standing: AgentProcess, store: JobStore
+) -> None:
+    plane = standing.server
+    store.refuses = STAND_DOWN
+    job = plane.dispatch("d_old", command=shell("echo 1 > a; echo up"), artifacts=store.keep("d_old", "a"))
+    eventually(lambda: plane.count("d_old/objects"))
+    eventually(lambda: not (standing.run_folder("d_old") / "pid").exists())
+    assert not job.finishes and "d_old" not in store.kept
+
+
+def test_an_agent_that_dies_while_artifacts_go_up_finishes_when_it_is_back(
+    plane: ControlPlane, agent: AgentProcess, tmp_path: Path
+) -> None:
+    store = JobStore(plane, tmp_path / "store")
+    agent.enrolled().start()
+    store.delay_s = 2.0
+    count = tmp_path / "count"
+    job = plane.dispatch(
+        "d_1", command=shell(f"echo ran >> {count}; echo 1 > a; echo 2 > b"), artifacts=store.keep("d_1", "*")
+    )
+    plane.wait(lambda: store.transfers)
+    agent.kill()
+    store.delay_s = 0.0
+    agent.start()
+    plane.wait(lambda: job.finish)
+    assert job.finish and job.finish["outcome"] == "succeeded"
+    assert store.content("d_1", "a") == b"1\n" and store.content("d_1", "b") == b"2\n"
+    assert count.read_text() == "ran\n"
