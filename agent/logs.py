@@ -97,7 +97,8 @@ class LogShipper(threading.Thread):
 
     def _send(self, chunk: bytes) -> float:
         """Post one chunk; the pause until the next."""
-        post = wire.LogPost.of(fence=self._fence, offset=self._offset, raw=chunk)
+        total = self._path.stat().st_size
+        post = wire.LogPost.of(fence=self._fence, offset=self._offset, raw=chunk, total=total)
         try:
             answer = self._client.post(wire.dispatch_path(self._dispatch_id, "log"), wire.to_json(post))
         except Unreachable as error:

@@ -341,15 +341,18 @@ class LogPost:
 
     The answer {"offset": n} says how many bytes of the stream the server has: the next post starts there.
     Bytes that the server has already are ignored, a post beyond its end adds nothing.
+    total: how long the stream is by now. Where that is more than an attempt may keep, the answer may be far ahead of what
+    was sent: what lies between is not wanted.
     """
 
     fence: int
     offset: int
     data: str
+    total: int | None = None
 
     @classmethod
-    def of(cls, *, fence: int, offset: int, raw: bytes) -> LogPost:
-        return cls(fence=fence, offset=offset, data=base64.b64encode(raw).decode("ascii"))
+    def of(cls, *, fence: int, offset: int, raw: bytes, total: int | None = None) -> LogPost:
+        return cls(fence=fence, offset=offset, data=base64.b64encode(raw).decode("ascii"), total=total)
 
     @staticmethod
     def raw(data: str) -> bytes:

@@ -15,8 +15,6 @@ from pool.quota import Reading, week_end
 from pool.states import OPEN, JobState, WorkerState
 from pool.usage import WeekUse, limits_of, readings, week_use
 
-LOG_PIECE_BYTES = 256 * 1024
-
 
 def dispatches_open(worker: Worker, *, kinds: Collection[str] = ()) -> QuerySet[Dispatch]:
     """What `worker` was given and has not ended, the oldest first; of these kinds, or of all."""
@@ -189,31 +187,3 @@ def _jobs_by_state() -> dict[str, int]:
     waiting = (JobState.QUEUED, JobState.DISPATCHED, JobState.RUNNING)
     rows = Job.objects.filter(state__in=waiting).order_by().values_list("state")
     return {**dict.fromkeys(map(str, waiting), 0), **Counter(dict(rows.annotate(jobs=Count("pk"))))}
-
-
-# -- output -----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class LogPiece:
-    """Output of a dispatch from `offset` on. next_offset: where to go on. done: there will be no more."""
-
-    offset: int
-    data: bytes
-    next_offset: int
-    done: bool
-
-
-def log_read(dispatch: Dispatch, *, offset: int, limit: int = LOG_PIECE_BYTES) -> LogPiece:
-    """At most `limit` bytes of a dispatch's output from `offset` on; none where it has not got that far."""
-    data = b""
-    before = (
-        dispatch.chunks.filter(offset__lte=offset).order_by("-offset").values_list("offset", flat=True)[:1]
-    )
-    begin = next(iter(before), offset)
-    for chunk in dispatch.chunks.filter(offset__gte=begin, offset__lt=offset + limit).order_by("offset"):
-        data += bytes(chunk.data)[max(0, offset - chunk.offset) :]
-    data = data[:limit]
-    end = offset + len(data)
-    done = dispatch.state not in OPEN and end >= dispatch.log_bytes
-    return LogPiece(offset=offset, data=data, next_offset=end, done=done)

@@ -17,6 +17,8 @@ from pool.services import (
     kaggle_accounts,
     kaggle_starts,
     liveness,
+    log_store,
+    retention,
 )
 
 
@@ -59,6 +61,22 @@ def history_tick() -> int:
     """Every 30 s. Two at once are safe: new readings are added by whoever moves the cursor."""
     with tick("pool.history.tick"):
         return history.history_keep(now=timezone.now())
+
+
+@shared_task(name="pool.job_logs_tick")
+def job_logs_tick() -> int:
+    """Every 10 s: jobs' output goes from the database to the store. Two at once are safe: a piece's row is unique, and
+    an object is written once."""
+    with tick("pool.job_logs_tick"):
+        now = timezone.now()
+        return log_store.logs_store(now=now) + log_store.chunks_remove(now=now)
+
+
+@shared_task(name="pool.job_files_tick")
+def job_files_tick() -> int:
+    """Every 60 s: what jobs have left is let go when it is due. Two at once are safe: gone is gone."""
+    with tick("pool.job_files_tick"):
+        return retention.files_let_go(now=timezone.now())
 
 
 @shared_task(name="pool.kaggle_tick")

@@ -13,7 +13,7 @@ from unfold.enums import ActionVariant
 from core.admin_base import Dialog, OperatedAdmin, ReadOnlyAdmin, ReadOnlyInline, action
 from pool.labels import pairs
 from pool.models import Dispatch, Job
-from pool.selectors import log_read
+from pool.selectors_logs import log_read
 from pool.services.cancelling import job_cancel
 from pool.states import DispatchState, JobState
 

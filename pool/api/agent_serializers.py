@@ -173,10 +173,13 @@ class LogPostSerializer(serializers.Serializer):
     fence = fence()
     offset = serializers.IntegerField(min_value=0, max_value=COUNT_LIMIT)
     data = serializers.CharField(allow_blank=True, trim_whitespace=False)
+    total = count(help_text="how long the stream is by now")
 
 
 class LogAnswerSerializer(serializers.Serializer):
-    offset = serializers.IntegerField(help_text="how many bytes of the stream are stored: go on there")
+    offset = serializers.IntegerField(
+        help_text="where to go on: as a rule what is stored; far ahead where more is there than is kept"
+    )
 
 
 class FinishSerializer(serializers.Serializer):

@@ -34,6 +34,7 @@ from pool import selectors, selectors_jobs
 from pool.api import serializers as s
 from pool.api.job_serializers import CreatedArraySerializer
 from pool.models import Account, Job, JobArray, Worker
+from pool.selectors_logs import log_read
 from pool.services import accounts, enrollment, terms, workers
 from pool.services.cancelling import job_cancel
 from pool.services.labels import worker_labels_set
@@ -338,14 +339,15 @@ class JobViewSet(PeoplesView, mixins.ListModelMixin, mixins.RetrieveModelMixin, 
             over = job.state in Job.TABLE.final
             answer = {"attempt": 0, "offset": offset, "data": "", "next_offset": offset, "done": over}
             return Response(s.LogSerializer(answer).data)
-        piece = selectors.log_read(row, offset=offset)
+        piece = log_read(row, offset=offset)
         # A character that the end of the piece cuts in two is left for the next one.
         text, used = codecs.utf_8_decode(piece.data, "replace", piece.done)
         answer = {
             "attempt": number,
             "offset": offset,
             "data": text,
-            "next_offset": offset + used,
+            # Behind what was cut out, more is passed over than is shown.
+            "next_offset": piece.next_offset if used == len(piece.data) else offset + used,
             "done": piece.done,
         }
         return Response(s.LogSerializer(answer).data)

@@ -12,14 +12,25 @@ from pool.models.dispatches import Dispatch
 class JobObject(models.Model):
     """An object that an attempt was allowed to upload, or that its output was stored as: written down before it exists.
 
-    What is removed is removed by these rows, so that nothing stays in the store that no row knows.
+    What is removed is removed by these rows, so that nothing stays in the store that no row knows. doomed: nobody needs
+    it any more; so it is without its dispatch.
     """
 
-    dispatch = models.ForeignKey(Dispatch, on_delete=models.PROTECT, related_name="objects_stored")
+    dispatch = models.ForeignKey(
+        Dispatch, null=True, on_delete=models.SET_NULL, related_name="objects_stored"
+    )
     key = models.CharField(max_length=200, unique=True)
     length = models.BigIntegerField()
     sha256 = models.CharField(max_length=64)
     planned_at = models.DateTimeField(default=timezone.now)
+    doomed = models.BooleanField(default=False)
+
+    class Meta:
+        indexes = [
+            models.Index(
+                fields=["planned_at"], condition=Q(doomed=True) | Q(dispatch=None), name="job_object_doomed"
+            )
+        ]
 
     def __str__(self) -> str:
         return self.key

@@ -108,6 +108,11 @@ class Dispatch(Stateful):
                 condition=Q(log_bytes__gt=F("log_stored_bytes")),
                 name="dispatch_log_unstored",
             ),
+            models.Index(
+                fields=["state_since"],
+                condition=Q(kind="job", files_gone_at__isnull=True),
+                name="dispatch_files_kept",
+            ),
         ]
 
     def __str__(self) -> str:

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from django.conf import settings
 from django.db import transaction
+from django.db.models import F
 from django.utils import timezone
 
 from agent import wire
@@ -21,7 +23,8 @@ from core.reasons import Reason, because
 from core.text import storable
 from core.transitions import advance
 from pool import signals
-from pool.models import Dispatch, LogChunk
+from pool.log_cap import Extent, capped
+from pool.models import Dispatch, JobObject, LogChunk
 from pool.services.attempts import attempt_started
 from pool.services.dispatches import dispatch_end, dispatch_locked, lease_s
 from pool.services.specs import job_work
@@ -84,9 +87,10 @@ def dispatch_progress(
 def dispatch_log(
     *, identity: AgentIdentity, dispatch_id: str, post: wire.LogPost, now: datetime | None = None
 ) -> int:
-    """Append output and renew the lease; returns how many bytes of the stream are stored now.
+    """Append output and renew the lease; returns where the stream is to go on.
 
-    Bytes that are stored already are ignored; a post beyond the end adds nothing, and the answer says where to go on.
+    Bytes that are stored already are ignored; a post beyond the end adds nothing. Of more than settings.JOB_LOG_BYTES the
+    middle is cut out (pool.log_cap), and where so much is waiting the answer is behind it.
     """
     now = now or timezone.now()
     try:
@@ -104,8 +108,23 @@ def dispatch_log(
         if fresh:
             LogChunk.objects.create(dispatch=row, offset=end, data=fresh)
             end += len(fresh)
-        Dispatch.objects.filter(pk=row.pk).update(log_bytes=end, **_lease(row, now))
-    return end
+        before = Extent(end=end, cut_from=row.log_cut_from, cut_to=row.log_cut_to)
+        after = capped(before, total=post.total or 0, cap=settings.JOB_LOG_BYTES)
+        if after.cut_to != before.cut_to:
+            _cut_out(row, after)
+        Dispatch.objects.filter(pk=row.pk).update(
+            log_bytes=after.end, log_cut_from=after.cut_from, log_cut_to=after.cut_to, **_lease(row, now)
+        )
+    return after.end
+
+
+def _cut_out(row: Dispatch, extent: Extent) -> None:
+    """Remove what lies whole within what is cut out; what only reaches into it stays, and is not shown."""
+    last = row.chunks.filter(offset__lte=extent.cut_to).order_by("-offset").values_list("offset", flat=True)
+    row.chunks.filter(offset__gte=extent.cut_from, offset__lt=last.first() or 0).delete()
+    parts = row.log_parts.filter(offset__gte=extent.cut_from, offset__lte=extent.cut_to - F("length"))
+    JobObject.objects.filter(key__in=list(parts.values_list("key", flat=True))).update(doomed=True)
+    parts.delete()
 
 
 def dispatch_finish(

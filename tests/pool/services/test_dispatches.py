@@ -229,8 +229,8 @@ def test_output_is_kept_byte_for_byte_whatever_is_sent_twice(enrol: Callable[...
     assert log(worker, row, 11, b"ld") == 13
     assert log(worker, row, 13, b"") == 13
     assert b"".join(bytes(one.data) for one in row.chunks.all()) == b"hello \xff\x00world"
-    assert selectors.log_read(row, offset=0).data == b"hello \xff\x00world"
-    assert selectors.log_read(row, offset=7, limit=4).data == b"\x00wor"
+    assert log_read(row, offset=0).data == b"hello \xff\x00world"
+    assert log_read(row, offset=7, limit=4).data == b"\x00wor"
 
 
 def test_a_gap_in_the_output_adds_nothing_and_says_where_to_go_on(enrol: Callable[..., Worker]) -> None:
