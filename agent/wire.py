@@ -3,7 +3,7 @@
 Rules that let old and new sides meet: a reader ignores fields that it does not know, a writer never
 changes the meaning of a field, every field but those that name the sender may be null or absent.
 All times are RFC 3339 in UTC, all sizes bytes, all durations seconds, snake case throughout.
-Standard library only, agent/wire_fields.py and agent/wire_paths.py.
+Standard library only, and the modules whose names begin with wire_.
 """
 
 from __future__ import annotations
@@ -17,6 +17,13 @@ from agent.wire_fields import WireError as WireError
 from agent.wire_fields import counts, number, text
 from agent.wire_fields import items as items
 from agent.wire_fields import whole as whole
+from agent.wire_objects import ArtifactsPost as ArtifactsPost
+from agent.wire_objects import GivenFile as GivenFile
+from agent.wire_objects import Keep as Keep
+from agent.wire_objects import KeptFile as KeptFile
+from agent.wire_objects import ObjectsAnswer as ObjectsAnswer
+from agent.wire_objects import Presigned as Presigned
+from agent.wire_objects import PutWish as PutWish
 from agent.wire_paths import PATH_CHARS as PATH_CHARS
 from agent.wire_paths import check_path as check_path
 from agent.wire_paths import glob_matches as glob_matches
@@ -381,40 +388,6 @@ class FinishPost:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PutWish:
-    """An object that the agent wants to upload: the presigned request will be bound to exactly this."""
-
-    key: str
-    length: int
-    sha256: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Presigned:
-    """An HTTP request that may be made as it stands until it expires; a GET also with a Range header. Never logged.
-
-    url: absolute, or a path of the control plane.
-    """
-
-    method: str
-    url: str
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def from_json(cls, body: object) -> Presigned:
-        if not isinstance(body, dict):
-            raise WireError("a presigned request is a JSON object")
-        headers = body.get("headers") or {}
-        if not isinstance(headers, dict) or not all(isinstance(value, str) for value in headers.values()):
-            raise WireError("headers of a presigned request are an object of texts")
-        return cls(
-            method=text(body, "method", required=True) or "",
-            url=text(body, "url", required=True, at_most=8192) or "",
-            headers={str(key): value for key, value in headers.items()},
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
 class SnapshotTerms:
     """What an agent needs to know before it takes or restores a snapshot. owner_key: base64 of 32 bytes."""
 
@@ -498,30 +471,7 @@ class CommitPost:
     seconds: float = 0.0
 
 
-# -- files of jobs --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Keep:
-    """Which files of a job are kept, and the bounds. key_prefix: a piece's key is this and its SHA-256 in hex."""
-
-    globs: tuple[str, ...]
-    key_prefix: str
-    files_at_most: int
-    file_bytes: int
-    total_bytes: int
-
-    @classmethod
-    def from_json(cls, body: object) -> Keep:
-        if not isinstance(body, dict):
-            raise WireError("artifacts is a JSON object")
-        return cls(
-            globs=tuple(check_path(str(item)) for item in items(body, "globs")),
-            key_prefix=text(body, "key_prefix", required=True) or "",
-            files_at_most=whole(body, "files_at_most", required=True) or 0,
-            file_bytes=whole(body, "file_bytes", required=True) or 0,
-            total_bytes=whole(body, "total_bytes", required=True) or 0,
-        )
+# -- files of jobs: agent.wire_objects ---------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -529,87 +479,6 @@ class FencePost:
     """Asks for something that needs no more words."""
 
     fence: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class GivenFile:
-    """A file that a job is given: its bytes as base64 in `data`, or the objects that it consists of, in order."""
-
-    path: str
-    mode: int
-    length: int
-    data: str | None = None
-    sha256: str | None = None
-    pieces: tuple[PutWish, ...] = ()
-
-    @classmethod
-    def from_json(cls, body: object) -> GivenFile:
-        if not isinstance(body, dict):
-            raise WireError("a file is a JSON object")
-        data = body.get("data")
-        if data is not None and not isinstance(data, str):
-            raise WireError("data is text")
-        return cls(
-            path=check_path(text(body, "path", required=True) or ""),
-            mode=(whole(body, "mode") or 0o644) & 0o777,
-            length=whole(body, "length") or 0,
-            data=data,
-            sha256=text(body, "sha256"),
-            pieces=tuple(_piece(item) for item in items(body, "pieces", at_most=1 << 20)),
-        )
-
-    def content(self) -> bytes:
-        """What came with it."""
-        try:
-            return base64.b64decode(self.data or "", validate=True)
-        except ValueError as error:  # binascii.Error is one; letters beyond ASCII are another
-            raise WireError(f"data of file {self.path} is base64") from error
-
-
-@dataclass(frozen=True, kw_only=True)
-class ObjectsAnswer:
-    """Answer to a PlanPost for a job's objects: as many requests as were asked for, in the same order."""
-
-    put: tuple[Presigned, ...] = ()
-    get: tuple[Presigned, ...] = ()
-
-    @classmethod
-    def from_json(cls, body: object) -> ObjectsAnswer:
-        if not isinstance(body, dict):
-            raise WireError("signed requests are a JSON object")
-        return cls(
-            put=tuple(Presigned.from_json(item) for item in items(body, "put")),
-            get=tuple(Presigned.from_json(item) for item in items(body, "get")),
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class KeptFile:
-    """A file whose pieces the store has acknowledged. sha256: of the whole file."""
-
-    path: str
-    mode: int
-    length: int
-    sha256: str
-    pieces: tuple[PutWish, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class ArtifactsPost:
-    """At most ARTIFACTS_PER_POST of them. The same again changes nothing."""
-
-    fence: int
-    artifacts: tuple[KeptFile, ...]
-
-
-def _piece(item: object) -> PutWish:
-    if not isinstance(item, dict):
-        raise WireError("a piece is a JSON object")
-    return PutWish(
-        key=text(item, "key", required=True) or "",
-        length=whole(item, "length", required=True) or 0,
-        sha256=text(item, "sha256", required=True) or "",
-    )
 
 
 def _gpu(item: object) -> Gpu:

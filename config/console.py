@@ -47,6 +47,7 @@ NAVIGATION = [
         _("Pool"),
         _item(_("Workers"), "memory", "pool_worker"),
         _item(_("Jobs"), "play_circle", "pool_job"),
+        _item(_("Arrays"), "apps", "pool_jobarray"),
         _item(_("Accounts"), "cloud", "pool_account"),
         _item(_("Started sessions"), "rocket_launch", "pool_notebookstart"),
     ),

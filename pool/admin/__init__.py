@@ -1,5 +1,5 @@
 """The pool in the console."""
 
-from pool.admin import accounts, jobs, records, starts, workers
+from pool.admin import accounts, arrays, jobs, records, starts, workers
 
-__all__ = ["accounts", "jobs", "records", "starts", "workers"]
+__all__ = ["accounts", "arrays", "jobs", "records", "starts", "workers"]

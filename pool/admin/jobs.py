@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from django.contrib import admin
 from django.http import HttpRequest, HttpResponse
+from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
@@ -11,13 +12,14 @@ from unfold.decorators import display
 from unfold.enums import ActionVariant
 
 from core.admin_base import Dialog, OperatedAdmin, ReadOnlyAdmin, ReadOnlyInline, action
+from pool.admin import job_parts
 from pool.labels import pairs
 from pool.models import Dispatch, Job
-from pool.selectors_logs import log_read
 from pool.services.cancelling import job_cancel
 from pool.states import DispatchState, JobState
 
 COLOURS = {
+    JobState.DEFERRED: "default",
     JobState.QUEUED: "default",
     JobState.DISPATCHED: "info",
     JobState.RUNNING: "info",
@@ -34,7 +36,6 @@ DISPATCH_COLOURS = {
     DispatchState.INTERRUPTED: "warning",
     DispatchState.WITHDRAWN: "warning",
 }
-LOG_END_BYTES = 16 * 1024
 
 
 class AttemptInline(ReadOnlyInline):
@@ -58,16 +59,38 @@ class JobAdmin(OperatedAdmin):
     fields = [
         ("id", "name", "owner"),
         ("state", "state_since", "why", "remedy"),
-        "command",
-        "script",
+        ("after_policy", "dependencies", "dependants"),
+        "array_place",
+        "what_command",
+        "what_script",
         "variables",
+        ("started_in", "given"),
+        ("globs", "artifacts_left"),
+        "output",
         ("timeout_s", "grace_s", "expected_hours"),
         ("gpu_mem_bytes", "provider", "instance_ref", "labelled"),
         ("priority", "attempt", "max_attempts"),
+        ("retry", "retries", "not_before"),
         ("queued_at", "started_at", "ended_at"),
         ("cancel_requested_at", "cancel_requested_by", "exit_code"),
     ]
-    readonly_fields = ["id", "why", "remedy", "labelled", "variables"]
+    readonly_fields = [
+        "id",
+        "why",
+        "remedy",
+        "labelled",
+        "variables",
+        "dependencies",
+        "dependants",
+        "array_place",
+        "what_command",
+        "what_script",
+        "started_in",
+        "given",
+        "globs",
+        "artifacts_left",
+        "output",
+    ]
     actions_row = ["cancel"]
     actions_detail = ["cancel"]
 
@@ -89,7 +112,47 @@ class JobAdmin(OperatedAdmin):
 
     @display(description=_("environment"))
     def variables(self, job: Job) -> str:
-        return ", ".join(sorted(job.env)) or "–"
+        return ", ".join(sorted(job.work.env)) or "–"
+
+    @display(description=_("command"))
+    def what_command(self, job: Job) -> str:
+        return str(job.work.command or "–")
+
+    @display(description=_("script"))
+    def what_script(self, job: Job) -> str:
+        return job.work.script or "–"
+
+    @display(description=_("working directory"))
+    def started_in(self, job: Job) -> str:
+        return job.work.workdir or "–"
+
+    @display(description=_("comes after"))
+    def dependencies(self, job: Job) -> SafeString:
+        return job_parts.dependencies_shown(job)
+
+    @display(description=_("come after it"))
+    def dependants(self, job: Job) -> SafeString:
+        return job_parts.dependants_shown(job)
+
+    @display(description=_("array"))
+    def array_place(self, job: Job) -> SafeString:
+        return job_parts.array_shown(job)
+
+    @display(description=_("files that it is given"))
+    def given(self, job: Job) -> SafeString:
+        return job_parts.files_shown(job)
+
+    @display(description=_("artifacts to keep"))
+    def globs(self, job: Job) -> str:
+        return ", ".join(job.work.artifacts) or "–"
+
+    @display(description=_("artifacts"))
+    def artifacts_left(self, job: Job) -> SafeString:
+        return job_parts.artifacts_shown(job)
+
+    @display(description=_("end of its output"))
+    def output(self, job: Job) -> SafeString:
+        return job_parts.job_output_shown(job)
 
     @action(
         description=_("Cancel"),
@@ -146,5 +209,4 @@ class DispatchAdmin(ReadOnlyAdmin):
 
     @display(description=_("end of its output"))
     def output(self, dispatch: Dispatch) -> str:
-        begin = max(0, dispatch.log_bytes - LOG_END_BYTES)
-        return log_read(dispatch, offset=begin).data.decode("utf-8", "replace") or "–"
+        return job_parts.output_shown(dispatch)

@@ -8,9 +8,9 @@ from typing import Any
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from pool.models import JobArray, JobFile
+from pool.models import Job, JobArray, JobFile
 from pool.retry import BACKOFF_AT_MOST_S, Retry
-from pool.services.job_spec import FileSpec
+from pool.services.job_spec import FileSpec, JobSpec
 
 
 class ProblemSerializer(serializers.Serializer):
@@ -121,6 +121,84 @@ class RetrySerializer(serializers.Serializer):
 
     def validate(self, attrs: dict[str, Any]) -> Retry:
         return Retry(**attrs)
+
+
+# -- a request --------------------------------------------------------------------------------------
+
+
+class JobSubmitSerializer(serializers.Serializer):
+    """What to run: a command (a list, no shell) or a script, and what it needs. Zero or empty: no constraint."""
+
+    name = serializers.CharField(required=False, default="", allow_blank=True, max_length=120)
+    command = serializers.ListField(
+        child=serializers.CharField(allow_blank=True, trim_whitespace=False), required=False, default=list
+    )
+    script = serializers.CharField(required=False, default="", allow_blank=True, trim_whitespace=False)
+    env = serializers.DictField(
+        child=serializers.CharField(allow_blank=True, trim_whitespace=False), required=False, default=dict
+    )
+    timeout_s = serializers.FloatField(
+        required=False, allow_null=True, default=None, help_text="counted from the start of each attempt"
+    )
+    grace_s = serializers.FloatField(required=False, default=15, help_text="between TERM and KILL")
+    gpu_mem_bytes = serializers.IntegerField(required=False, default=0, help_text="per GPU")
+    provider = serializers.CharField(required=False, default="", allow_blank=True)
+    expected_hours = serializers.FloatField(required=False, allow_null=True, default=None)
+    instance = serializers.CharField(
+        required=False,
+        default="",
+        allow_blank=True,
+        source="instance_ref",
+        help_text="run it on this instance only",
+    )
+    labels = serializers.DictField(
+        child=serializers.CharField(max_length=40),
+        required=False,
+        default=dict,
+        help_text="its worker must have all of them",
+    )
+    priority = serializers.IntegerField(required=False, default=0, help_text="higher runs first")
+    max_attempts = serializers.IntegerField(
+        required=False, default=5, help_text="how many attempts may end with their worker"
+    )
+    workdir = serializers.CharField(
+        required=False,
+        default="",
+        allow_blank=True,
+        trim_whitespace=False,
+        help_text="folder in which it starts, relative to its own; files and artifacts are relative to it",
+    )
+    files = FileSerializer(many=True, required=False, default=list)
+    artifacts = serializers.ListField(
+        child=serializers.CharField(trim_whitespace=False),
+        required=False,
+        default=list,
+        help_text="globs of the files that are kept when it has ended: out/**/*.pt, *.json",
+    )
+    retry = RetrySerializer(required=False, allow_null=True, default=None)
+    after = serializers.ListField(
+        child=serializers.CharField(max_length=24),
+        required=False,
+        default=list,
+        help_text="ids of jobs and arrays that must have ended before",
+    )
+    after_policy = serializers.ChoiceField(
+        choices=Job.After.choices,
+        required=False,
+        default=Job.After.SUCCEEDED.value,
+        help_text="what they must have done; where that cannot come any more, this job is cancelled",
+    )
+    count = serializers.IntegerField(
+        required=False,
+        allow_null=True,
+        default=None,
+        help_text="an array of so many jobs, each with its index",
+    )
+
+    def spec(self) -> JobSpec:
+        """What was read."""
+        fields = self.validated_data
+        return JobSpec(**{**fields, "files": [file_spec(file) for file in fields["files"]]})
 
 
 # -- arrays -----------------------------------------------------------------------------------------

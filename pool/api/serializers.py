@@ -9,18 +9,14 @@ from rest_framework import serializers
 
 from pool.api.interrogation_serializer import InterrogationSerializer
 from pool.api.job_serializers import (
-    FileSerializer,
     JobFileSerializer,
     ProblemSerializer,
-    RetrySerializer,
-    file_spec,
 )
 from pool.labels import unpacked
 from pool.models import Account, Dispatch, Job, OfficialQuota, Worker
 from pool.quota import Reading
 from pool.selectors_jobs import files_of
 from pool.services.accounts import credentials_hint
-from pool.services.job_spec import JobSpec
 from pool.services.terms import terms_acknowledgement, terms_of
 
 
@@ -383,81 +379,6 @@ class JobCreatedSerializer(JobDetailSerializer):
     class Meta(JobDetailSerializer.Meta):
         fields = [*JobDetailSerializer.Meta.fields, "warnings"]
         read_only_fields = fields
-
-
-class JobSubmitSerializer(serializers.Serializer):
-    """What to run: a command (a list, no shell) or a script, and what it needs. Zero or empty: no constraint."""
-
-    name = serializers.CharField(required=False, default="", allow_blank=True, max_length=120)
-    command = serializers.ListField(
-        child=serializers.CharField(allow_blank=True, trim_whitespace=False), required=False, default=list
-    )
-    script = serializers.CharField(required=False, default="", allow_blank=True, trim_whitespace=False)
-    env = serializers.DictField(
-        child=serializers.CharField(allow_blank=True, trim_whitespace=False), required=False, default=dict
-    )
-    timeout_s = serializers.FloatField(
-        required=False, allow_null=True, default=None, help_text="counted from the start of each attempt"
-    )
-    grace_s = serializers.FloatField(required=False, default=15, help_text="between TERM and KILL")
-    gpu_mem_bytes = serializers.IntegerField(required=False, default=0, help_text="per GPU")
-    provider = serializers.CharField(required=False, default="", allow_blank=True)
-    expected_hours = serializers.FloatField(required=False, allow_null=True, default=None)
-    instance = serializers.CharField(
-        required=False,
-        default="",
-        allow_blank=True,
-        source="instance_ref",
-        help_text="run it on this instance only",
-    )
-    labels = serializers.DictField(
-        child=serializers.CharField(max_length=40),
-        required=False,
-        default=dict,
-        help_text="its worker must have all of them",
-    )
-    priority = serializers.IntegerField(required=False, default=0, help_text="higher runs first")
-    max_attempts = serializers.IntegerField(
-        required=False, default=5, help_text="how many attempts may end with their worker"
-    )
-    workdir = serializers.CharField(
-        required=False,
-        default="",
-        allow_blank=True,
-        trim_whitespace=False,
-        help_text="folder in which it starts, relative to its own; files and artifacts are relative to it",
-    )
-    files = FileSerializer(many=True, required=False, default=list)
-    artifacts = serializers.ListField(
-        child=serializers.CharField(trim_whitespace=False),
-        required=False,
-        default=list,
-        help_text="globs of the files that are kept when it has ended: out/**/*.pt, *.json",
-    )
-    retry = RetrySerializer(required=False, allow_null=True, default=None)
-    after = serializers.ListField(
-        child=serializers.CharField(max_length=24),
-        required=False,
-        default=list,
-        help_text="ids of jobs and arrays that must have ended before",
-    )
-    after_policy = serializers.ChoiceField(
-        choices=Job.After.choices,
-        required=False,
-        default=Job.After.SUCCEEDED.value,
-        help_text="what they must have done; where that cannot come any more, this job is cancelled",
-    )
-    count = serializers.IntegerField(
-        required=False,
-        allow_null=True,
-        default=None,
-        help_text="an array of so many jobs, each with its index",
-    )
-
-    def spec(self) -> JobSpec:
-        """What was read."""
-        fields = self.validated_data
-        return JobSpec(**{**fields, "files": [file_spec(file) for file in fields["files"]]})
 
 
 class LogSerializer(serializers.Serializer):

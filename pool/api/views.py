@@ -32,7 +32,7 @@ from core.reasons import because
 from core.throttles import ScopedThrottle
 from pool import selectors, selectors_jobs
 from pool.api import serializers as s
-from pool.api.job_serializers import CreatedArraySerializer
+from pool.api.job_serializers import CreatedArraySerializer, JobSubmitSerializer
 from pool.models import Account, Job, JobArray, Worker
 from pool.selectors_logs import log_read
 from pool.services import accounts, enrollment, terms, workers
@@ -278,7 +278,7 @@ class JobViewSet(PeoplesView, mixins.ListModelMixin, mixins.RetrieveModelMixin, 
 
     @extend_schema(
         tags=["jobs"],
-        request=s.JobSubmitSerializer,
+        request=JobSubmitSerializer,
         parameters=[
             OpenApiParameter(
                 "Idempotency-Key",
@@ -297,7 +297,7 @@ class JobViewSet(PeoplesView, mixins.ListModelMixin, mixins.RetrieveModelMixin, 
     def create(self, request: Request) -> Response:
         """Queue a job, or with `count` an array of jobs. What contradicts itself, or nothing here could ever run, is
         refused with the reasons; what nothing here can run yet is taken with a warning."""
-        body = s.JobSubmitSerializer(data=request.data)
+        body = JobSubmitSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         spec = body.spec()
         made, fresh = submit_once(

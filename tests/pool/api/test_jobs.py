@@ -121,7 +121,7 @@ def test_everything_that_a_request_may_ask_for(api_client: Client, alice: User, 
     row, _, _ = claimed(first)
     ended(row)
     _, _, work = claimed(made["id"])
-    assert (work["workdir"], work["files"], work["artifacts"]["globs"]) == ("project", 3, ["*.json"])
+    assert (work["workdir"], work["files"], [*work["artifacts"]["globs"]]) == ("project", 3, ["*.json"])
     assert work["script"] == "python x.py"
 
 

@@ -22,6 +22,7 @@ from core.reasons import because
 from gateway import keys
 from pool import selectors, signals
 from pool.models import Dispatch, LogChunk, Worker
+from pool.selectors_logs import log_read
 from pool.services import reports, workers
 from pool.services.dispatches import dispatch_ask, dispatch_cancel, dispatch_withdraw
 from pool.services.publish import orders_of
