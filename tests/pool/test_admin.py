@@ -13,17 +13,22 @@ from django.contrib.admin.utils import quote
 from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.html import escape
 
 from agent import wire
 from pool.models import Account, EnrollmentToken, Job, NotebookStart, Sample, TermsAcknowledgement, Worker
 from pool.services.accounts import account_create
-from pool.services.job_spec import JobSpec
+from pool.services.job_spec import FileSpec, JobSpec
 from pool.services.jobs import jobs_dispatch
-from pool.services.submission import job_submit
+from pool.services.reports import dispatch_claim
+from pool.services.submission import array_submit, job_submit
 from pool.states import JobState, WorkerState
 from pool.terms import COLAB, KAGGLE
 from tests.pool.conftest import NOON, acknowledged
+from tests.pool.services.jobs import identity
+from tests.pool.services.test_artifacts import kept, piece, plan, report
+from tests.pool.services.test_log_store import says
 
 Enrol = Callable[..., Worker]
 pytestmark = pytest.mark.usefixtures("valkey")
@@ -79,6 +84,61 @@ def test_a_page_opens_by_the_key_as_it_is_and_as_django_writes_it(console: Clien
     for place in (written, written.replace("_5F", "_"), written.replace("/change/", "/history/")):
         answer = console.get(place)
         assert (answer.status_code, b"hexadecimal" in answer.content) == (200, True), place
+
+
+def test_a_jobs_page_shows_what_is_around_it_and_what_it_left(
+    console: Client, alice: User, enrol: Enrol
+) -> None:
+    enrol("w", slots=3, now=timezone.now())
+    array = array_submit(owner=alice, spec=JobSpec(script="echo <shared>", count=2, name="sweep"))
+    first = job_submit(owner=alice, spec=JobSpec(command=["true"], name="<first>", artifacts=["*"]))
+    given = FileSpec(path="in/<x>", data=b"123")
+    second = job_submit(
+        owner=alice,
+        spec=JobSpec(command=["true"], name="second", after=[first.pk], files=[given], workdir="deep"),
+    )
+    jobs_dispatch()
+    row = claimed(first)
+    leaves(row, "out/<b>.pt", b"weights")
+    says(row, b"hello <world>")
+
+    text = console.get(page("job", "change", first.pk)).content.decode()
+    assert f"second ({second.pk})" in text, "what comes after it"
+    assert f'href="/api/jobs/{first.pk}/artifacts/out/%3Cb%3E.pt"' in text and "out/&lt;b&gt;.pt" in text
+    assert "hello &lt;world&gt;" in text and "<world>" not in text
+    text = console.get(page("job", "change", second.pk)).content.decode()
+    assert "&lt;first&gt;" in text and "in/&lt;x&gt;" in text and "deep" in text
+    assert f"waits for {first.pk} to have succeeded" in text
+    member = array.jobs.get(array_index=1)
+    text = console.get(page("job", "change", member.pk)).content.decode()
+    assert "sweep" in text and "1/2" in text and "echo &lt;shared&gt;" in text
+    fetched = console.get(f"/api/jobs/{first.pk}/artifacts/out/%3Cb%3E.pt")
+    assert b"".join(Client().get(fetched["Location"]).streaming_content) == b"weights"
+
+
+def test_an_array_is_cancelled_from_its_page(console: Client, alice: User, account: Account) -> None:
+    array = array_submit(owner=alice, spec=JobSpec(command=["true"], count=3))
+    for place in (page("jobarray"), page("jobarray", "change", array.pk)):
+        assert console.get(place).status_code == 200
+    assert "3 queued" in console.get(page("jobarray", "change", array.pk)).content.decode()
+    confirm(console, reverse("admin:pool_jobarray_cancel", args=[array.pk]))
+    assert array.jobs.filter(state=JobState.CANCELLED).count() == 3
+    listed = console.get(f"{page('job')}?array__id__exact={array.pk}")
+    assert listed.status_code == 200 and listed.content.decode().count("job_cancelled") == 0
+
+
+def claimed(job: Job) -> Any:
+    row = job.attempts.get()
+    dispatch_claim(identity=identity(row.worker), dispatch_id=row.pk)
+    row.refresh_from_db()
+    return row
+
+
+def leaves(row: Any, path: str, data: bytes) -> None:
+    wish = piece(row, data)
+    (signed,) = plan(row, wish).put
+    assert Client().put(signed.url, data, content_type="application/octet-stream").status_code < 300
+    report(row, kept(path, data, wish))
 
 
 def test_a_page_of_workers_costs_a_fixed_number_of_queries(

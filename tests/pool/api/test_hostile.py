@@ -71,6 +71,25 @@ def test_people_may_send_what_they_like(
     worker = enrol()
     for body in each(command=["true"], env={}, timeout_s=1, priority=0, instance="", provider="", name="x"):
         check(client, "post", "/api/jobs", body)
+    usual = {"command": ["true"]}
+    for body in each(
+        workdir="a",
+        files=[],
+        artifacts=["*"],
+        retry={},
+        after=[],
+        after_policy="ended",
+        count=1,
+    ):
+        check(client, "post", "/api/jobs", {**usual, **body})
+    for file in each(path="a", mode="644", text="x", base64="", **{"from": {"job": "j_1", "artifact": "a"}}):
+        check(client, "post", "/api/jobs", {**usual, "files": [file]})
+        check(client, "post", "/api/jobs", {**usual, "files": [{"path": "a", "from": file}]})
+    for retry in each(exit_codes="any", max_retries=1, backoff_s=1, backoff_factor=1, max_backoff_s=1):
+        check(client, "post", "/api/jobs", {**usual, "retry": retry})
+    for value in VALUES:
+        for name in ("files", "artifacts", "after"):
+            check(client, "post", "/api/jobs", {**usual, name: [value]})
     for body in each(
         kind="vast", label="x", credentials={}, reset_zone="UTC", reset_hour=0, weekly_limit_h=1
     ):
@@ -83,7 +102,15 @@ def test_people_may_send_what_they_like(
     for body in BODIES:
         for path in ("jobs", "accounts", "enrollment-tokens"):
             check(client, "post", f"/api/{path}", body)
-    for path in ("jobs", "workers", "accounts"):
+    job = client.post("/api/jobs", usual).json()["id"]
+    for place in PLACES:
+        check(client, "get", f"/api/jobs/{job}/artifacts/{place}")
+        check(client, "get", f"/api/jobs/{place}/artifacts/x")
+        check(client, "get", f"/api/jobs/{job}/artifacts?attempt={place}&limit={place}&offset={place}")
+        check(client, "get", f"/api/jobs/{job}/logs?attempt={place}&offset={place}")
+        check(client, "get", f"/api/jobs?array={place}&owner={place}")
+        check(client, "post", f"/api/job-arrays/{place}/cancel")
+    for path in ("jobs", "workers", "accounts", "job-arrays"):
         for place in PLACES:
             check(client, "get", f"/api/{path}/{place}")
             check(client, "get", f"/api/{path}?status={place}&name={place}&limit={place}&offset={place}")
@@ -98,16 +125,32 @@ def test_machines_may_send_what_they_like(
     client.credentials(HTTP_AUTHORIZATION=f"Bearer {token}")
     held = dispatch_ask(worker=worker, kind="command", ref="", key="k", work={})
     dispatch_claim(identity=AgentIdentity(worker_id=worker.pk, epoch=1), dispatch_id=held.pk)
+    piece = {"key": "j/a/b/c", "length": 1, "sha256": "0" * 64}
+    file = {"path": "a", "mode": 420, "length": 1, "sha256": "0" * 64, "pieces": [piece]}
     reports: dict[str, dict[str, Any]] = {
+        "files": {"fence": 1},
+        "objects": {"fence": 1, "put": [piece], "get": ["x"]},
+        "artifacts": {"fence": 1, "artifacts": [file]},
         "claim": {"kinds": None},
         "progress": {"fence": 1, "phase": "x", "bytes_done": 1},
-        "log": {"fence": 1, "offset": 0, "data": ""},
-        "finish": {"fence": 9, "outcome": "failed", "exit_code": 1, "reason": "x", "result": {}},
+        "log": {"fence": 1, "offset": 0, "data": "", "total": 1},
+        "finish": {
+            "fence": 9,
+            "outcome": "failed",
+            "exit_code": 1,
+            "timed_out_s": 1,
+            "reason": "x",
+            "result": {},
+        },
     }
     for verb, usual in reports.items():
         for body in [*each(**usual), *BODIES]:
             check(client, "post", wire.dispatch_path(held.pk, verb), body)
         check(client, "post", wire.dispatch_path("d_%00", verb), usual)
+    for body in each(**piece):
+        check(client, "post", wire.dispatch_path(held.pk, "objects"), {"fence": 1, "put": [body]})
+    for body in each(**file):
+        check(client, "post", wire.dispatch_path(held.pk, "artifacts"), {"fence": 1, "artifacts": [body]})
     for body in each(name="x", gpus=[], request_id="r", platform="x", session_runtime_hours=1):
         check(client, "post", wire.ENROLL, {"token": enrollment_token_issue(account=account), **body})
     for body in [*each(worker_id=worker.pk, secret="x"), *BODIES]:
