@@ -21,6 +21,7 @@ from pool import selectors_jobs
 from pool.api.views import PeoplesView, whole_of
 from pool.models import Artifact, Dispatch
 from pool.services.artifacts import artifact_find, artifacts_of, kept_until
+from pool.services.attempts import left_out
 from pool.services.specs import artifacts_prefix
 from snapshots.services.objects import object_read, object_url
 
@@ -54,12 +55,22 @@ class ArtifactSerializer(serializers.ModelSerializer):
         return str(self.context["request"].build_absolute_uri(address))
 
 
+class LeftOutSerializer(serializers.Serializer):
+    path = serializers.CharField()
+    why = serializers.CharField()
+
+
 class ArtifactPageSerializer(serializers.Serializer):
-    """attempt: which one left them; 0: it has not begun. kept_until: they may be let go then; gone: they were."""
+    """attempt: which one left them; 0: it has not begun. kept_until: they may be let go then; gone: they were.
+
+    left_out: some of those that the globs mean and that were not kept; left_out_count: how many there are.
+    """
 
     attempt = serializers.IntegerField()
     kept_until = serializers.DateTimeField(allow_null=True)
     gone = serializers.BooleanField()
+    left_out_count = serializers.IntegerField()
+    left_out = LeftOutSerializer(many=True)
     count = serializers.IntegerField()
     next = serializers.URLField(allow_null=True)
     previous = serializers.URLField(allow_null=True)
@@ -81,11 +92,14 @@ class ArtifactListView(PeoplesView, APIView):
                 "attempt": 0,
                 "kept_until": None,
                 "gone": False,
+                "left_out_count": 0,
+                "left_out": [],
                 "count": 0,
                 "next": None,
                 "previous": None,
             }
             return Response({**nothing, "results": []})
+        left_out_count, left_out_some = left_out(dispatch)
         pages = Pagination()
         rows = pages.paginate_queryset(artifacts_of(dispatch), request, view=self)
         context = {"request": request, "dispatch": dispatch, "prefix": artifacts_prefix(dispatch)}
@@ -94,6 +108,8 @@ class ArtifactListView(PeoplesView, APIView):
                 "attempt": dispatch.number,
                 "kept_until": kept_until(dispatch),
                 "gone": dispatch.files_gone_at is not None,
+                "left_out_count": left_out_count,
+                "left_out": left_out_some,
                 "count": pages.count,
                 "next": pages.get_next_link(),
                 "previous": pages.get_previous_link(),

@@ -11,7 +11,7 @@ from tests.e2e.installation import Installation
 
 SEED = 20261122
 EXAMPLES = 60
-ALLOWED = re.compile(r"^/api/(accounts|enrollment-tokens|jobs|pool|workers|alerts)")
+ALLOWED = re.compile(r"^/api/(accounts|enrollment-tokens|jobs|job-arrays|pool|workers|alerts)")
 
 
 @pytest.mark.slow

@@ -43,8 +43,8 @@ def claimed(job_id: str) -> tuple[Dispatch, APIClient, dict[str, Any]]:
     return row, client, dict(work)
 
 
-def ended(row: Dispatch, outcome: str = "succeeded", exit_code: int = 0) -> None:
-    post = wire.FinishPost(fence=row.fence, outcome=outcome, exit_code=exit_code)
+def ended(row: Dispatch, outcome: str = "succeeded", exit_code: int = 0, **fields: Any) -> None:
+    post = wire.FinishPost(fence=row.fence, outcome=outcome, exit_code=exit_code, **fields)
     identity = AgentIdentity(worker_id=row.worker_id, epoch=row.epoch)
     dispatch_finish(identity=identity, dispatch_id=row.pk, post=post)
 
@@ -282,9 +282,11 @@ def test_artifacts_are_listed_and_fetched_by_their_owner_alone(
     leaves(row, agent, "out/a b ü.txt", b"one object")
     leaves(row, agent, "out/big", b"two ", b"objects")
     leaves(row, agent, "out/empty")
-    ended(row)
+    some = [{"path": "out/huge", "why": "it is too large"}]
+    ended(row, result={"artifacts": {"left_out": some, "left_out_count": 1}})
     page = client.get(place).json()
     assert (page["attempt"], page["count"], page["gone"]) == (1, 3, False)
+    assert (page["left_out_count"], page["left_out"]) == (1, some)
     assert page["kept_until"] > (timezone.now() + timedelta(days=29)).isoformat()
     by_path = {one["path"]: one for one in page["results"]}
     assert by_path["out/big"]["bytes"] == 11
