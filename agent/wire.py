@@ -34,6 +34,8 @@ ACCESS_TOKEN_LIFE_S = 15 * 60
 
 STATUS_BODY_LIMIT_BYTES = 64 * 1024
 LOG_CHUNK_LIMIT_BYTES = 256 * 1024
+OUTPUT_TAIL_BYTES = 16 * 1024
+"""How much of a late attempt's last output is kept."""
 POLL_WAIT_LIMIT_S = 25
 REQUESTS_PER_PLAN = 64
 """How many presigned requests one plan call may ask for."""
@@ -49,12 +51,18 @@ ROOT_PLANNED = "root_planned"
 and not committed. What it would read now makes another root, and an object is written once: report it as interrupted,
 and it is asked for again as a new generation."""
 
+CHECKPOINT_LOST = "checkpoint_lost"
+"""Error code where a job had a checkpoint to go on from and the store no longer holds it whole: fail, start nothing."""
+
 KINDS = ("job", "snapshot", "restore", "command")
 OUTCOMES = ("succeeded", "failed", "cancelled", "interrupted")
 """interrupted: the worker stopped before the work ended; a job goes back to the queue, attempt + 1."""
 
 ORDERS = ("drain", "stand_down", "cancel", "interrogate", "saved")
 
+
+DRAINING = "draining"
+"""Status of an agent whose session is near its end: it takes no jobs any more and ends those that it has."""
 
 ENDED = "ended"
 """Status of an agent's last post: it ends, nothing runs here any more, and every report has been taken."""
@@ -66,7 +74,7 @@ def queue_key(worker_id: str) -> str:
 
 
 def dispatch_path(dispatch_id: str, verb: str) -> str:
-    """verb: claim, progress, log or finish."""
+    """verb: claim, progress, log or finish; of a job with checkpoints also restore and checkpoint."""
     return f"/api/agent/dispatch/{dispatch_id}/{verb}"
 
 
@@ -279,7 +287,7 @@ class Claimed:
     """A dispatch that this worker now holds. Every later report carries `fence`.
 
     The same worker and epoch may claim again (a lost answer, a restarted agent) and gets the same fence.
-    work, by kind: job {command | script, env, timeout_s, grace_s, job_id, attempt};
+    work, by kind: job {command | script, env, timeout_s, grace_s, job_id, attempt, checkpoint: {every_s}};
     command {command | script, env, timeout_s, grace_s}; snapshot {snapshot_id};
     restore {snapshot_id, content_id}. Everything but command, script and the snapshot_id may be absent.
     """
@@ -351,13 +359,77 @@ class LogPost:
 
 @dataclass(frozen=True, kw_only=True)
 class FinishPost:
-    """The end of a dispatch. outcome: one of OUTCOMES. reason: one sentence where it did not succeed."""
+    """The end of a dispatch. outcome: one of OUTCOMES. reason: one sentence where it did not succeed.
+
+    output_tail, output_bytes: the last of what it wrote, and how much that was; only of an attempt that is known to be
+    over, whose output is not taken any more. Such a report is answered stand down and kept to be looked at.
+    """
 
     fence: int
     outcome: str
     exit_code: int | None = None
     reason: str | None = None
     result: Mapping[str, Any] = field(default_factory=dict)
+    output_tail: str | None = None
+    output_bytes: int | None = None
+
+
+# -- checkpoints ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointPost:
+    """Asks for the next checkpoint of the job whose attempt this is; the answer is CheckpointAnswer.
+
+    request_id: made once for each checkpoint; asked again it is the same one. error: it could not be taken, because.
+    """
+
+    fence: int
+    request_id: str
+    error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointAnswer:
+    """Which snapshot to take: its plan and its commit go by that id."""
+
+    snapshot_id: str
+    generation: int
+
+    @classmethod
+    def from_json(cls, body: object) -> CheckpointAnswer:
+        if not isinstance(body, dict):
+            raise WireError("the answer about a checkpoint is a JSON object")
+        return cls(
+            snapshot_id=text(body, "snapshot_id", required=True) or "",
+            generation=whole(body, "generation") or 0,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestorePost:
+    """Asks what to restore before the command starts. 503 with Retry-After while that is being checked."""
+
+    fence: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestoreAnswer:
+    """snapshot_id None: nothing, the job begins at its beginning."""
+
+    snapshot_id: str | None = None
+    content_id: str | None = None
+    generation: int = 0
+
+    @classmethod
+    def from_json(cls, body: object) -> RestoreAnswer:
+        if not isinstance(body, dict):
+            raise WireError("the answer about a restore is a JSON object")
+        return cls(
+            snapshot_id=text(body, "snapshot_id"),
+            content_id=text(body, "content_id"),
+            generation=whole(body, "generation") or 0,
+        )
 
 
 # -- snapshots ------------------------------------------------------------------------------------

@@ -42,6 +42,7 @@ TICKS = (
     Tick("pool.workers_tick", 5, "finds silent workers, expired leases and sessions near their limit"),
     Tick("pool.interrogation.tick", 10, "asks workers whose posts are overdue before they count as lost"),
     Tick("pool.history.tick", 30, "adds new readings to the history, and lets old ones go in small batches"),
+    Tick("pool.checkpoints_tick", 60, "lets checkpoints of ended jobs go; they are kept for days"),
     Tick("pool.kaggle_tick", 15, "asks Kaggle about the sessions and quotas that are due"),
     Tick(
         "hibernation.verdicts_tick",

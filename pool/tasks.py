@@ -10,6 +10,7 @@ from django.utils import timezone
 from core.ticks import step_each, tick
 from pool.services import (
     bell,
+    checkpoints,
     history,
     intake,
     interrogation,
@@ -59,6 +60,13 @@ def history_tick() -> int:
     """Every 30 s. Two at once are safe: new readings are added by whoever moves the cursor."""
     with tick("pool.history.tick"):
         return history.history_keep(now=timezone.now())
+
+
+@shared_task(name="pool.checkpoints_tick")
+def checkpoints_tick() -> int:
+    """Every 60 s: lets go what ended jobs no longer need. Two at once are safe: each generation goes by one guarded UPDATE."""
+    with tick("pool.checkpoints_tick"):
+        return checkpoints.checkpoints_tick(now=timezone.now())
 
 
 @shared_task(name="pool.kaggle_tick")

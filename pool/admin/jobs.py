@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from django.contrib import admin
 from django.http import HttpRequest, HttpResponse
+from django.utils.html import format_html_join
+from django.utils.safestring import mark_safe
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
@@ -14,6 +16,7 @@ from core.admin_base import Dialog, OperatedAdmin, ReadOnlyAdmin, ReadOnlyInline
 from pool.labels import pairs
 from pool.models import Dispatch, Job
 from pool.selectors import log_read
+from pool.services.checkpoints import checkpoints_of
 from pool.services.submission import job_cancel
 from pool.states import DispatchState, JobState
 
@@ -34,18 +37,39 @@ DISPATCH_COLOURS = {
     DispatchState.INTERRUPTED: "warning",
     DispatchState.WITHDRAWN: "warning",
 }
+CHECKPOINTS_SHOWN = 10
 LOG_END_BYTES = 16 * 1024
 
 
 class AttemptInline(ReadOnlyInline):
     model = Dispatch
-    fields = ["number", "state", "worker", "why", "claimed_at", "finished_at", "exit_code", "log_bytes"]
+    fields = [
+        "number",
+        "state",
+        "worker",
+        "why",
+        "claimed_at",
+        "finished_at",
+        "exit_code",
+        "log_bytes",
+        "went_on_from",
+        "too_late",
+    ]
     readonly_fields = fields
     ordering = ["-number"]
 
     @display(description=_("reason"))
     def why(self, dispatch: Dispatch) -> str:
         return dispatch.reason
+
+
+    @display(description=_("went on from"))
+    def went_on_from(self, dispatch: Dispatch) -> str:
+        return dispatch.ref or "–"
+
+    @display(description=_("reported too late"))
+    def too_late(self, dispatch: Dispatch) -> str:
+        return late_words(dispatch) or "–"
 
 
 @admin.register(Job)
@@ -61,13 +85,14 @@ class JobAdmin(OperatedAdmin):
         "command",
         "script",
         "variables",
+        ("checkpoint_every_s", "checkpoints"),
         ("timeout_s", "grace_s", "expected_hours"),
         ("gpu_mem_bytes", "provider", "instance_ref", "labelled"),
         ("priority", "attempt", "max_attempts"),
         ("queued_at", "started_at", "ended_at"),
         ("cancel_requested_at", "cancel_requested_by", "exit_code"),
     ]
-    readonly_fields = ["id", "why", "remedy", "labelled", "variables"]
+    readonly_fields = ["id", "why", "remedy", "labelled", "variables", "checkpoints"]
     actions_row = ["cancel"]
     actions_detail = ["cancel"]
 
@@ -90,6 +115,16 @@ class JobAdmin(OperatedAdmin):
     @display(description=_("environment"))
     def variables(self, job: Job) -> str:
         return ", ".join(sorted(job.env)) or "–"
+
+    @display(description=_("checkpoints"))
+    def checkpoints(self, job: Job) -> str:
+        rows = checkpoints_of(job)[:CHECKPOINTS_SHOWN] if job.checkpoint_every_s is not None else []
+        line = gettext("generation %(generation)d of attempt %(attempt)d: %(state)s, %(reason)s")
+        shown = (
+            line % {"generation": row.generation, "attempt": row.epoch, "state": row.state, "reason": row.reason}
+            for row in rows
+        )
+        return format_html_join(mark_safe("<br>"), "{}", ((text,) for text in shown)) or "–"
 
     @action(
         description=_("Cancel"),
@@ -133,8 +168,10 @@ class DispatchAdmin(ReadOnlyAdmin):
         "progress",
         "result",
         "output",
+        "too_late",
+        "late_output",
     ]
-    readonly_fields = ["id", "why", "output"]
+    readonly_fields = ["id", "why", "output", "too_late", "late_output"]
 
     @display(description=_("status"), ordering="state", label=DISPATCH_COLOURS)
     def status(self, dispatch: Dispatch) -> str:
@@ -148,3 +185,24 @@ class DispatchAdmin(ReadOnlyAdmin):
     def output(self, dispatch: Dispatch) -> str:
         begin = max(0, dispatch.log_bytes - LOG_END_BYTES)
         return log_read(dispatch, offset=begin).data.decode("utf-8", "replace") or "–"
+
+    @display(description=_("reported too late"))
+    def too_late(self, dispatch: Dispatch) -> str:
+        return late_words(dispatch) or "–"
+
+    @display(description=_("end of its output then"))
+    def late_output(self, dispatch: Dispatch) -> str:
+        return str(dispatch.late.get("output_tail") or "–")
+
+
+def late_words(dispatch: Dispatch) -> str:
+    """What came after the attempt was over, in a line; empty where nothing did."""
+    late = dispatch.late
+    if not late:
+        return ""
+    return gettext("%(outcome)s, exit code %(exit_code)s, at %(at)s: %(reason)s") % {
+        "outcome": late.get("outcome"),
+        "exit_code": "–" if late.get("exit_code") is None else late["exit_code"],
+        "at": late.get("at"),
+        "reason": late.get("reason") or "–",
+    }

@@ -7,11 +7,18 @@ from typing import Any
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
+from pool.api.checkpoint_serializers import (
+    CHECKPOINTS_SHOWN,
+    CheckpointField,
+    JobCheckpointSerializer,
+    LateSerializer,
+)
 from pool.api.interrogation_serializer import InterrogationSerializer
 from pool.labels import unpacked
 from pool.models import Account, Dispatch, Job, OfficialQuota, Worker
 from pool.quota import Reading
 from pool.services.accounts import credentials_hint
+from pool.services.checkpoints import checkpoints_of
 from pool.services.terms import terms_acknowledgement, terms_of
 
 
@@ -253,11 +260,14 @@ class JobWorkerSerializer(serializers.ModelSerializer):
 
 
 class AttemptSerializer(serializers.ModelSerializer):
-    """One try of a job on one worker."""
+    """One try of a job on one worker. late: what it reported after it was over, which changed nothing."""
 
     status = serializers.CharField(source="state")
     reason = serializers.CharField()
     worker = JobWorkerSerializer()
+    restored_from = serializers.CharField(source="ref", help_text="the checkpoint that it went on from")
+    progress = serializers.DictField(help_text="of the restore, before its command starts")
+    late = LateSerializer(allow_null=True, source="late_or_none")
 
     class Meta:
         model = Dispatch
@@ -270,6 +280,9 @@ class AttemptSerializer(serializers.ModelSerializer):
             "finished_at",
             "exit_code",
             "log_bytes",
+            "restored_from",
+            "progress",
+            "late",
         ]
         read_only_fields = fields
 
@@ -286,6 +299,7 @@ class JobSerializer(serializers.ModelSerializer):
     remedy = serializers.CharField()
     instance = serializers.CharField(source="instance_ref")
     labels = LabelsField()
+    checkpoint = CheckpointField(source="checkpoint_every_s", allow_null=True)
     env_names = serializers.SerializerMethodField()
     worker = serializers.SerializerMethodField()
 
@@ -306,6 +320,7 @@ class JobSerializer(serializers.ModelSerializer):
             "gpu_mem_bytes",
             "provider",
             "expected_hours",
+            "checkpoint",
             "instance",
             "labels",
             "priority",
@@ -331,10 +346,17 @@ class JobSerializer(serializers.ModelSerializer):
 
 class JobDetailSerializer(JobSerializer):
     attempts = AttemptSerializer(many=True)
+    checkpoints = serializers.SerializerMethodField(help_text="the newest first")
 
     class Meta(JobSerializer.Meta):
-        fields = [*JobSerializer.Meta.fields, "attempts"]
+        fields = [*JobSerializer.Meta.fields, "attempts", "checkpoints"]
         read_only_fields = fields
+
+    @extend_schema_field(JobCheckpointSerializer(many=True))
+    def get_checkpoints(self, job: Job) -> list[dict[str, Any]]:
+        if job.checkpoint_every_s is None:
+            return []
+        return list(JobCheckpointSerializer(checkpoints_of(job)[:CHECKPOINTS_SHOWN], many=True).data)
 
 
 class JobSubmitSerializer(serializers.Serializer):
@@ -355,6 +377,13 @@ class JobSubmitSerializer(serializers.Serializer):
     gpu_mem_bytes = serializers.IntegerField(required=False, default=0, help_text="per GPU")
     provider = serializers.CharField(required=False, default="", allow_blank=True)
     expected_hours = serializers.FloatField(required=False, allow_null=True, default=None)
+    checkpoint = CheckpointField(
+        required=False,
+        allow_null=True,
+        default=None,
+        source="checkpoint_every_s",
+        help_text="keep its working directory while it runs, and restore it before its next attempt",
+    )
     instance = serializers.CharField(
         required=False,
         default="",

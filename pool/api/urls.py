@@ -18,6 +18,8 @@ urlpatterns = [
     path("agent/dispatch/<slug:dispatch_id>/progress", agent_views.ProgressView.as_view()),
     path("agent/dispatch/<slug:dispatch_id>/log", agent_views.LogView.as_view()),
     path("agent/dispatch/<slug:dispatch_id>/finish", agent_views.FinishView.as_view()),
+    path("agent/dispatch/<slug:dispatch_id>/checkpoint", agent_views.CheckpointView.as_view()),
+    path("agent/dispatch/<slug:dispatch_id>/restore", agent_views.RestoreView.as_view()),
     path("pool/usage", history_views.PoolUsageView.as_view(), name="pool-usage"),
     path("workers/<slug:worker_id>/usage", history_views.WorkerUsageView.as_view(), name="worker-usage"),
     path(

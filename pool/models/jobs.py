@@ -24,7 +24,8 @@ def job_id() -> str:
 class Job(Stateful):
     """A command to run somewhere. `attempt` counts its tries; a report from an older one changes nothing.
 
-    labels: what its worker must have, as pool.labels.packed writes them. need_key: written by the database; jobs that
+    checkpoint_every_s: how often its working directory is checkpointed while it runs, and restored by its next attempt;
+    null: never (docs/design/checkpoints.md). labels: what its worker must have, as pool.labels.packed writes them. need_key: written by the database; jobs that
     have the same stand in one line and wait for the same reason, which is in `waiting`.
     """
 
@@ -42,6 +43,9 @@ class Job(Stateful):
         null=True, blank=True, help_text=_("counted from the first start of each attempt")
     )
     grace_s = models.FloatField(default=15, help_text=_("between TERM and KILL"))
+    checkpoint_every_s = models.FloatField(
+        null=True, blank=True, help_text=_("how often its working directory is kept; empty: never")
+    )
     gpu_mem_bytes = models.BigIntegerField(default=0, help_text=_("per GPU"))
     provider = models.CharField(max_length=12, blank=True, default="")
     expected_hours = models.FloatField(null=True, blank=True)
@@ -83,6 +87,11 @@ class Job(Stateful):
                 name="job_placed",
             ),
             models.Index(fields=["owner", "-queued_at"], name="job_owner"),
+            models.Index(
+                fields=["ended_at"],
+                condition=Q(checkpoint_every_s__isnull=False, ended_at__isnull=False),
+                name="job_checkpoints_over",
+            ),
         ]
 
     def __str__(self) -> str:

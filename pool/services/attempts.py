@@ -10,6 +10,7 @@ from core.reasons import Reason, because
 from core.transitions import advance
 from pool.models import Dispatch, Job
 from pool.services.bell import dispatcher_ring
+from pool.services.checkpoints import attempt_closed, attempts_fruitless
 from pool.states import DispatchState, JobState
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ def attempt_ended(dispatch: Dispatch, *, now: datetime) -> None:
     Call it in the transaction that ended the dispatch. A slot is free now, so that the dispatcher is rung.
     """
     dispatcher_ring()
+    attempt_closed(dispatch, now=now)
     job = _job_of(dispatch, JobState.DISPATCHED, JobState.RUNNING)
     if job is None:
         log.info("dispatch=%s ended as %s, its job has moved on", dispatch.pk, dispatch.state)
@@ -59,7 +61,7 @@ def attempt_ended(dispatch: Dispatch, *, now: datetime) -> None:
 def _requeue(job: Job, dispatch: Dispatch, *, now: datetime) -> None:
     why = dispatch.reason
     # Only attempts that a worker had begun use the job's attempts up: a bell that nobody answered costs nothing.
-    begun = job.attempts.filter(claimed_at__isnull=False).count()
+    begun = attempts_fruitless(job)
     if dispatch.claimed_at is not None and begun >= job.max_attempts:
         reason = because("job_attempts_used_up", attempts=begun, why=why)
         advance(job, JobState.FAILED, reason=reason, now=now, ended_at=now)

@@ -76,7 +76,7 @@ def dispatch_progress(
     now = now or timezone.now()
     progress = {name: value for name, value in storable(wire.to_json(post)).items() if name != "fence"}
     with transaction.atomic():
-        row = _held(identity, dispatch_id, fence=post.fence)
+        row = dispatch_held(identity, dispatch_id, fence=post.fence)
         Dispatch.objects.filter(pk=row.pk).update(progress=progress, progress_at=now, **_lease(row, now))
     return {"cancel": row.cancel_requested_at is not None}
 
@@ -98,7 +98,7 @@ def dispatch_log(
             f"a log post holds at most {wire.LOG_CHUNK_LIMIT_BYTES} bytes", hint="send smaller pieces"
         )
     with transaction.atomic():
-        row = _held(identity, dispatch_id, fence=post.fence)
+        row = dispatch_held(identity, dispatch_id, fence=post.fence)
         end = row.log_bytes
         fresh = raw[end - post.offset :] if post.offset <= end else b""
         if fresh:
@@ -113,7 +113,8 @@ def dispatch_finish(
 ) -> None:
     """Accept the one result of a dispatch. The very same report again (a lost answer) is accepted and changes nothing.
 
-    Raises NotFound, StandDown, Invalid for an outcome that is not one.
+    One that comes too late is kept with that attempt, to be looked at, and moves nothing. Raises NotFound, StandDown,
+    Invalid for an outcome that is not one.
     """
     now = now or timezone.now()
     if post.outcome not in wire.OUTCOMES:
@@ -123,17 +124,36 @@ def dispatch_finish(
         row = _own(identity, dispatch_id)
         if row.fence == post.fence and row.state == state:
             return
-        row = _still_held(row, fence=post.fence)
-        dispatch_end(
-            row,
-            state,
-            reason=_outcome_reason(post),
-            now=now,
-            finished_at=now,
-            lease_until=None,
-            exit_code=post.exit_code,
-            result=storable(dict(post.result)),
-        )
+        if row.state == DispatchState.CLAIMED and row.fence == post.fence:
+            dispatch_end(
+                row,
+                state,
+                reason=_outcome_reason(post),
+                now=now,
+                finished_at=now,
+                lease_until=None,
+                exit_code=post.exit_code,
+                result=storable(dict(post.result)),
+            )
+            return
+        _keep_late(row, post, now=now)
+    raise _over(row)
+
+
+def _keep_late(row: Dispatch, post: wire.FinishPost, *, now: datetime) -> None:
+    """What the attempt came to after it was over: only its own words, only once, and of no consequence."""
+    if row.fence != post.fence or row.claimed_at is None:
+        return
+    late = {
+        "at": now.isoformat(),
+        "outcome": post.outcome,
+        "exit_code": post.exit_code,
+        "reason": (post.reason or "")[:REASON_LIMIT],
+        "output_tail": (post.output_tail or "")[-wire.OUTPUT_TAIL_BYTES :],
+        "output_bytes": post.output_bytes,
+    }
+    if Dispatch.objects.filter(pk=row.pk, late={}).update(late=storable(late)):
+        log.info("dispatch=%s late report kept outcome=%s exit_code=%s", row.pk, post.outcome, post.exit_code)
 
 
 def _begin(row: Dispatch, *, until: datetime, now: datetime) -> None:
@@ -161,7 +181,8 @@ def _own(identity: AgentIdentity, dispatch_id: str) -> Dispatch:
     return row
 
 
-def _held(identity: AgentIdentity, dispatch_id: str, *, fence: int) -> Dispatch:
+def dispatch_held(identity: AgentIdentity, dispatch_id: str, *, fence: int) -> Dispatch:
+    """The row, locked, if it is this worker's under that fence. Raises NotFound, StandDown."""
     return _still_held(_own(identity, dispatch_id), fence=fence)
 
 

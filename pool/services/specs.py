@@ -20,6 +20,8 @@ def job_work(dispatch: Dispatch) -> dict[str, Any]:
         work["script"] = job.script
     else:
         work["command"] = job.command
+    if job.checkpoint_every_s is not None:
+        work["checkpoint"] = {"every_s": job.checkpoint_every_s}
     if job.timeout_s is not None:
         work["timeout_s"] = job.timeout_s
     return work

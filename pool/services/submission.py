@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 TEXT_LIMIT_BYTES = 256 * 1024
 """Of a script, of all arguments together, and of all environment variables together."""
 
+CHECKPOINT_MIN_S, CHECKPOINT_MAX_S = 6.0, 7 * 86_400.0
+CHECKPOINT_USUAL_S = 600.0
+
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -35,7 +38,8 @@ class JobSpec:
     """What to run, and what it needs. Exactly one of command (an argument list, no shell) and script.
 
     timeout_s counts from the start of each attempt. gpu_mem_bytes is per GPU. expected_hours: it is only started where
-    so much is left. instance_ref: run it on this instance only. labels: all of them must be its worker's. max_attempts: how often it may be begun.
+    so much is left. checkpoint_every_s: how often its working directory is kept, for its next attempt to go on from; None:
+    never. instance_ref: run it on this instance only. labels: all of them must be its worker's. max_attempts: how often it may be begun.
     """
 
     name: str = ""
@@ -47,6 +51,7 @@ class JobSpec:
     gpu_mem_bytes: int = 0
     provider: str = ""
     expected_hours: float | None = None
+    checkpoint_every_s: float | None = None
     instance_ref: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     priority: int = 0
@@ -76,6 +81,7 @@ def job_submit(*, owner: AbstractBaseUser, spec: JobSpec, by: str = "", now: dat
             gpu_mem_bytes=spec.gpu_mem_bytes,
             provider=spec.provider,
             expected_hours=spec.expected_hours,
+            checkpoint_every_s=spec.checkpoint_every_s,
             instance_ref=spec.instance_ref,
             labels=labels,
             priority=spec.priority,
@@ -162,7 +168,7 @@ def _check_work(spec: JobSpec) -> None:
 
 
 def _check_numbers(spec: JobSpec) -> None:
-    for name in ("timeout_s", "grace_s", "expected_hours"):
+    for name in ("timeout_s", "grace_s", "expected_hours", "checkpoint_every_s"):
         value = getattr(spec, name)
         if value is not None and not math.isfinite(value):
             raise Invalid(f"{name} must be a number")
@@ -172,12 +178,29 @@ def _check_numbers(spec: JobSpec) -> None:
         raise Invalid("grace_s must be between 0 and 3600")
     if spec.expected_hours is not None and spec.expected_hours <= 0:
         raise Invalid("expected_hours must be more than 0", hint="leave it out where you do not know")
+    _check_checkpoint(spec)
     if not 0 <= spec.gpu_mem_bytes < 2**63:
         raise Invalid("gpu_mem_bytes must be a number of bytes from 0")
     if not -1000 <= spec.priority <= 1000:
         raise Invalid("priority must be between -1000 and 1000", hint="0 is usual, higher runs first")
     if not 1 <= spec.max_attempts <= 100:
         raise Invalid("max_attempts must be between 1 and 100")
+
+
+def _check_checkpoint(spec: JobSpec) -> None:
+    every_s = spec.checkpoint_every_s
+    if every_s is None:
+        return
+    if not CHECKPOINT_MIN_S <= every_s <= CHECKPOINT_MAX_S:
+        raise Invalid(
+            f"checkpoint.every_minutes must be between {CHECKPOINT_MIN_S / 60:g} and {CHECKPOINT_MAX_S / 60:g}",
+            hint="10 is usual; a job can also ask for one at any moment",
+        )
+    if spec.instance_ref:
+        raise Invalid(
+            "a job on an instance keeps no checkpoints of its own: it works in the instance's workspace",
+            hint="leave checkpoint out: the workspace is kept whenever the instance goes to sleep",
+        )
 
 
 def _check_possible(owner: AbstractBaseUser, spec: JobSpec) -> None:
