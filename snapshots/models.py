@@ -47,7 +47,9 @@ class Snapshot(Stateful):
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="snapshots")
     workspace_ref = models.CharField(max_length=40)
     generation = models.PositiveIntegerField()
-    epoch = models.PositiveIntegerField(help_text=_("the epoch of the instance, or the attempt of the job, in which it was taken"))
+    epoch = models.PositiveIntegerField(
+        help_text=_("the epoch of the instance, or the attempt of the job, in which it was taken")
+    )
     key = models.CharField(max_length=80, unique=True, help_text=_("makes asking twice find the first"))
     worker_ref = models.CharField(max_length=24)
     worker_epoch = models.PositiveIntegerField()

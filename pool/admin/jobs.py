@@ -62,7 +62,6 @@ class AttemptInline(ReadOnlyInline):
     def why(self, dispatch: Dispatch) -> str:
         return dispatch.reason
 
-
     @display(description=_("went on from"))
     def went_on_from(self, dispatch: Dispatch) -> str:
         return dispatch.ref or "–"
@@ -121,7 +120,8 @@ class JobAdmin(OperatedAdmin):
         rows = checkpoints_of(job)[:CHECKPOINTS_SHOWN] if job.checkpoint_every_s is not None else []
         line = gettext("generation %(generation)d of attempt %(attempt)d: %(state)s, %(reason)s")
         shown = (
-            line % {"generation": row.generation, "attempt": row.epoch, "state": row.state, "reason": row.reason}
+            line
+            % {"generation": row.generation, "attempt": row.epoch, "state": row.state, "reason": row.reason}
             for row in rows
         )
         return format_html_join(mark_safe("<br>"), "{}", ((text,) for text in shown)) or "–"

@@ -183,7 +183,7 @@ def test_the_next_attempt_goes_on_from_the_newest_and_waits_until_it_is_verified
     (work / "counter").write_text("2")
     second = commit(attempt(job), work, "r2")
     again(job)
-    with pytest.raises(Busy, match="checkpoint 2 of .* is being checked"):
+    with pytest.raises(Busy, match=r"checkpoint 2 of .* is being checked"):
         restore(job)
     assert not RestoreGrant.objects.exists()
     check()
