@@ -66,7 +66,7 @@ register(
         "session_ended": "its session has ended",
         "secret_reused": "a secret that had been replaced was used again: somebody may have copied it",
         "drain_stands": "it posted again, and the order to drain it still stands",
-        "session_near_end": "its session is near its end: {said}",
+        "session_near_end": "its session is near its end: its agent ends what it runs",
         "drain_taken_back": "the order to drain was taken back",
         "drain_over": "it drained for longer than {minutes:g} minutes",
         "question_open": "it was asked by {way}",
