@@ -347,7 +347,7 @@ def instance_state(instance: Instance) -> str:
 
 
 def last_generation(instance: Instance) -> Snapshot:
-    return Snapshot.objects.filter(instance_ref=instance.pk).latest("generation")
+    return Snapshot.objects.filter(workspace_ref=instance.pk).latest("generation")
 
 
 def worker_of(instance: Instance) -> Worker:
