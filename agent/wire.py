@@ -3,7 +3,7 @@
 Rules that let old and new sides meet: a reader ignores fields that it does not know, a writer never
 changes the meaning of a field, every field but those that name the sender may be null or absent.
 All times are RFC 3339 in UTC, all sizes bytes, all durations seconds, snake case throughout.
-Standard library only, and agent/wire_fields.py.
+Standard library only, and agent/wire_fields.py. Two families have files of their own: wire_credentials, wire_checkpoints.
 """
 
 from __future__ import annotations
@@ -13,6 +13,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from agent.wire_checkpoints import CheckpointAnswer as CheckpointAnswer
+from agent.wire_checkpoints import CheckpointPost as CheckpointPost
+from agent.wire_checkpoints import RestoreAnswer as RestoreAnswer
+from agent.wire_checkpoints import RestorePost as RestorePost
+from agent.wire_credentials import ACCESS_TOKEN_LIFE_S as ACCESS_TOKEN_LIFE_S
+from agent.wire_credentials import AgentSettings as AgentSettings
+from agent.wire_credentials import Credentials as Credentials
+from agent.wire_credentials import TokenPost as TokenPost
 from agent.wire_fields import WireError as WireError
 from agent.wire_fields import counts, items, number, text, whole
 
@@ -30,7 +38,6 @@ RING_STATUS = "status"
 orders, so a cancel or a drain takes effect in milliseconds rather than at the next check interval."""
 
 AUDIENCE = "dormouse-agent"
-ACCESS_TOKEN_LIFE_S = 15 * 60
 
 STATUS_BODY_LIMIT_BYTES = 64 * 1024
 LOG_CHUNK_LIMIT_BYTES = 256 * 1024
@@ -207,69 +214,6 @@ class EnrollPost:
     session_runtime_hours: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class AgentSettings:
-    """What the control plane decides for an agent; may change with every token.
-
-    transport: {"kind": "https"} or {"kind": "redis", "url": …} (a LAN or VPN, see ADR 0001).
-    max_session_hours: the agent ends its own session then; None means never.
-    dead_man_minutes: how long a rented box that can end itself waits for a control plane that is silent; None means for ever.
-    """
-
-    check_interval_s: float = 30.0
-    max_session_hours: float | None = None
-    transport: Mapping[str, Any] = field(default_factory=lambda: {"kind": "https"})
-    dead_man_minutes: float | None = None
-
-    @classmethod
-    def from_json(cls, body: object) -> AgentSettings:
-        if not isinstance(body, dict):
-            return cls()
-        transport = body.get("transport")
-        return cls(
-            check_interval_s=number(body, "check_interval_s", low=0.05) or 30.0,
-            max_session_hours=number(body, "max_session_hours", low=0),
-            transport=transport if isinstance(transport, dict) else {"kind": "https"},
-            dead_man_minutes=number(body, "dead_man_minutes", low=0),
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Credentials:
-    """Answer to enroll and to token. `secret` replaces the one that was sent; the old one is good until
-    the new one has been used, so that a lost answer locks nobody out."""
-
-    worker_id: str
-    epoch: int
-    secret: str
-    access_token: str
-    access_expires_in_s: float
-    instance_id: str | None = None
-    settings: AgentSettings = field(default_factory=AgentSettings)
-
-    @classmethod
-    def from_json(cls, body: object) -> Credentials:
-        if not isinstance(body, dict):
-            raise WireError("credentials are a JSON object")
-        return cls(
-            worker_id=text(body, "worker_id", required=True) or "",
-            epoch=whole(body, "epoch", required=True) or 0,
-            secret=text(body, "secret", required=True) or "",
-            access_token=text(body, "access_token", required=True, at_most=8192) or "",
-            access_expires_in_s=number(body, "access_expires_in_s", low=1) or ACCESS_TOKEN_LIFE_S,
-            instance_id=text(body, "instance_id"),
-            settings=AgentSettings.from_json(body.get("settings")),
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenPost:
-    """Trades the worker's secret for a fresh access token and the next secret."""
-
-    worker_id: str
-    secret: str
-
-
 # -- work -----------------------------------------------------------------------------------------
 
 
@@ -372,64 +316,6 @@ class FinishPost:
     result: Mapping[str, Any] = field(default_factory=dict)
     output_tail: str | None = None
     output_bytes: int | None = None
-
-
-# -- checkpoints ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckpointPost:
-    """Asks for the next checkpoint of the job whose attempt this is; the answer is CheckpointAnswer.
-
-    request_id: made once for each checkpoint; asked again it is the same one. error: it could not be taken, because.
-    """
-
-    fence: int
-    request_id: str
-    error: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckpointAnswer:
-    """Which snapshot to take: its plan and its commit go by that id."""
-
-    snapshot_id: str
-    generation: int
-
-    @classmethod
-    def from_json(cls, body: object) -> CheckpointAnswer:
-        if not isinstance(body, dict):
-            raise WireError("the answer about a checkpoint is a JSON object")
-        return cls(
-            snapshot_id=text(body, "snapshot_id", required=True) or "",
-            generation=whole(body, "generation") or 0,
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class RestorePost:
-    """Asks what to restore before the command starts. 503 with Retry-After while that is being checked."""
-
-    fence: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class RestoreAnswer:
-    """snapshot_id None: nothing, the job begins at its beginning."""
-
-    snapshot_id: str | None = None
-    content_id: str | None = None
-    generation: int = 0
-
-    @classmethod
-    def from_json(cls, body: object) -> RestoreAnswer:
-        if not isinstance(body, dict):
-            raise WireError("the answer about a restore is a JSON object")
-        return cls(
-            snapshot_id=text(body, "snapshot_id"),
-            content_id=text(body, "content_id"),
-            generation=whole(body, "generation") or 0,
-        )
 
 
 # -- snapshots ------------------------------------------------------------------------------------
