@@ -87,7 +87,9 @@ def test_a_job_needs_three_sessions_each_killed_once_and_its_counter_never_goes_
         assert "limit of 0.0138889 h is near" in dispatches[-1]["reason_params"]["error"]
 
     limits = {"session_limit_h": 1.2 * SESSION_S / 3600, "session_shutdown_h": SESSION_S / 3600}
-    job = submit(script=COUNTING.format(outside=tmp_path), checkpoint={"every_minutes": 10}, grace_s=3)
+    job = submit(
+        script=COUNTING.replace("{outside}", str(tmp_path)), checkpoint={"every_minutes": 10}, grace_s=3
+    )
     lost_s = []
     workers = []
     for kind in ("colab", "kaggle", "local"):
