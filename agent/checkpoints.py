@@ -33,6 +33,8 @@ LOOK_EVERY_S = 0.05
 AGAIN_FIRST_S, AGAIN_CAP_S = 1.0, 60.0
 """How soon one that could not be taken is tried again, doubling."""
 
+LAST_AFTER_RESTART_S = 120.0
+
 STOPPED_WITHIN_S = 5.0
 """How long the end waits for one that is under way and was told to stop."""
 
@@ -100,12 +102,20 @@ class Checkpoints:
             self._thread.join(STOPPED_WITHIN_S)
 
     def last(self) -> None:
-        """The command has ended because this worker ends: its folder as it left it, if there is time for that."""
-        if self._hold.checkpoint_left_s() <= 0:
+        """The command has been ended to run again elsewhere: its folder as it left it, if there is time for that."""
+        began_s = time.monotonic()
+
+        def left_s() -> float:
+            # An agent that died in the middle of this and was started again has no end in sight of its own.
+            if self._hold.ending is None:
+                return began_s + LAST_AFTER_RESTART_S - time.monotonic()
+            return self._hold.checkpoint_left_s()
+
+        if left_s() <= 0:
             log.warning("dispatch=%s no time is left for a last checkpoint", self._hold.claim.dispatch_id)
             return
         with contextlib.suppress(StandDown):
-            self._take(lambda: self._hold.checkpoint_left_s() <= 0 or self._hold.halt is Halt.STAND_DOWN)
+            self._take(lambda: left_s() <= 0 or self._hold.halt is Halt.STAND_DOWN)
 
     # -- in its own thread ------------------------------------------------------------------------
 

@@ -89,3 +89,22 @@ def test_killed_while_the_job_goes_on_its_next_checkpoint_needs_no_new_claim(
     assert job.log == b"kept 1\nkept 2\nkept 3\nkept 4\n"
     assert job.claims == 1 and wire.STAND_DOWN not in agent.log()
     eventually(lambda: not (agent.run_folder("d_1") / "checkpoint").exists())
+
+
+def test_killed_while_it_ends_the_job_it_keeps_the_folder_when_it_is_started_again(
+    plane: ControlPlane, agent: AgentProcess, server: CheckpointServer, tmp_path: Path
+) -> None:
+    agent.enrolled().start()
+    script = "trap 'echo saved > state; exit 0' TERM\necho up\nwhile :; do sleep 0.05; done"
+    job = run(plane, script, grace_s=3)
+    plane.wait(lambda: b"up" in job.log)
+    assert agent.process is not None
+    server.snapshots.delay_s = 2.0
+    agent.process.terminate()
+    plane.wait(lambda: server.snapshots.plans)
+    agent.kill()
+    server.snapshots.delay_s = 0.0
+    agent.start()
+    plane.wait(lambda: job.finish)
+    assert job.finish and job.finish["outcome"] == "interrupted"
+    assert (server.holds(1, tmp_path / "g1") / "state").read_text() == "saved\n"
