@@ -15,6 +15,7 @@ from agent.backoff import Backoff
 from agent.client import Client, Http, Unreachable
 from agent.dead_man import DeadMan
 from agent.dispatcher import Dispatcher, Work
+from agent.draining import near_end
 from agent.errors import ENDED_AS_ASKED, EnrolmentRefused, UsageError
 from agent.files import FolderLock
 from agent.health import HealthServer, health
@@ -33,7 +34,8 @@ from agent.wire import AgentSettings, Credentials
 log = logging.getLogger("agent")
 
 LOCK_PATIENCE_S = 12.0
-LOOK_AT_LIMIT_EVERY_S = 1.0
+LOOK_AT_LIMIT_EVERY_S = 0.25
+LONGEST_GOODBYE_S = 30.0
 WORKER_AGAIN_S = 1.0
 
 
@@ -190,6 +192,7 @@ class Agent:
             machine=Machine(self._options.workspace or self._state_dir),
             dispatcher=dispatcher,
             dead_man=dead_man,
+            is_draining=lambda: self._ending is not None and not self._ending.silent,
             max_session_hours=lambda: self._settings.max_session_hours,
             health_url=self._options.health_url,
             on_superseded=self._requests.refuse,
@@ -253,20 +256,32 @@ class Agent:
         try:
             while self._ending is None:
                 limit_hours = self._settings.max_session_hours
-                if limit_hours is not None and clock.runtime_hours() >= limit_hours:
-                    self._requests.end(limit_reached(limit_hours))
+                if limit_hours is not None:
+                    self._look_at_limit(limit_hours, clock, jobs)
                 self._ending = self._requests.wait(LOOK_AT_LIMIT_EVERY_S)
             log.info("ending reason=%r", self._ending.reason)
             if self._ending.silent:
                 status.stop()
+            else:
+                status.post_now()
             # It posts until the last child has ended: their grace may be longer than its silence may last.
             dispatcher.end(self._ending)
             jobs.end_services()
             # What is not reported yet is for the next start. Whoever was told that this is the end would not wait for it.
-            status.stop(last_words=not (self._ending.silent or dispatcher.owes_reports()))
-            status.join(GOODBYE_S)
+            goodbye_s = min(LONGEST_GOODBYE_S, self._ending.report_s / 2)
+            owes = self._ending.silent or dispatcher.owes_reports()
+            status.stop(last_words_s=0.0 if owes else max(GOODBYE_S, goodbye_s))
+            status.join(max(GOODBYE_S, goodbye_s))
         finally:
             self._ended.set()
+
+    def _look_at_limit(self, limit_hours: float, clock: SessionClock, jobs: JobKeeper) -> None:
+        """What runs must have ended, and its checkpoints must be taken, before the session is over."""
+        near = near_end(jobs.owed(), runtime_s=clock.runtime_s(), limit_s=3600 * limit_hours)
+        if near is not None:
+            self._requests.end(near)
+        elif clock.runtime_hours() >= limit_hours:
+            self._requests.end(limit_reached(limit_hours))
 
     def _conclude(self, identity: Identity) -> int:
         ending = self._ending

@@ -7,12 +7,13 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
 from agent import wire
 from agent.backoff import Backoff
-from agent.client import Client, Refused, Unreachable, post_until_answered
+from agent.client import Client, Refused, StandDown, Unreachable, post_until_answered
 from agent.hold import Halt, Hold
 from agent.journal import Entry, Journal
 from agent.redact import redact
@@ -20,6 +21,9 @@ from agent.session import Ending, boot_clock_s, boot_id
 from agent.wire import Claimed, FinishPost
 
 log = logging.getLogger("agent.dispatcher")
+
+LATE_WITHIN_S = 60.0
+"""How long a report that nobody waits for is tried."""
 
 HELD_AT_MOST = 64
 """Doorbells beyond this many are dropped: the control plane rings again."""
@@ -37,6 +41,9 @@ class Work(Protocol):
 
     def deliver(self, hold: Hold) -> None:
         """Whatever has to reach the control plane before the report."""
+
+    def last_output(self, hold: Hold) -> tuple[str, int]:
+        """The last of what it wrote, as text, and how many bytes it wrote in all; for a report that comes too late."""
 
     def tidy(self, dispatch_id: str) -> None:
         """The report was taken, or is not wanted: remove what is left on the disk."""
@@ -99,7 +106,8 @@ class Dispatcher:
         self._over.set()
         for hold in holds:
             hold.end(ending)
-        deadline_s = time.monotonic() + ending.grace_s + ending.report_s + 1.0
+        work_s = max(ending.grace_s, ending.checkpoint_by_s)
+        deadline_s = time.monotonic() + work_s + ending.report_s + 1.0
         for thread in threads:
             thread.join(max(0.0, deadline_s - time.monotonic()))
 
@@ -222,8 +230,12 @@ class Dispatcher:
                 log.error("dispatch=%s not journalled: %s", dispatch_id, error)
         self._work_for(hold.claim.kind).deliver(hold)
         try:
-            if hold.halt is not Halt.STAND_DOWN:
+            if hold.halt is Halt.STAND_DOWN:
+                self._report_late(hold, finish)
+            else:
                 self._finish(hold, finish)
+        except StandDown:
+            self._report_late(hold, finish)
         except Unreachable as error:
             log.warning("dispatch=%s not reported yet, kept in the journal: %s", dispatch_id, error)
             return
@@ -240,6 +252,25 @@ class Dispatcher:
             given_up=lambda: not hold.may_report(),
         )
         log.info("dispatch=%s reported outcome=%s", hold.claim.dispatch_id, finish.outcome)
+
+    def _report_late(self, hold: Hold, finish: FinishPost) -> None:
+        """This attempt is over and its result is nobody's: it is told all the same, for people to look at."""
+        if hold.ending is not None and hold.ending.silent:
+            return
+        dispatch_id = hold.claim.dispatch_id
+        tail, size = self._work_for(hold.claim.kind).last_output(hold)
+        late = replace(finish, output_tail=tail, output_bytes=size)
+        until_s = time.monotonic() + LATE_WITHIN_S
+        try:
+            post_until_answered(
+                self._client,
+                wire.dispatch_path(dispatch_id, "finish"),
+                wire.to_json(late),
+                backoff=Backoff(cap_s=self._backoff_cap_s),
+                given_up=lambda: self._over.is_set() or time.monotonic() > until_s,
+            )
+        except (Refused, Unreachable) as error:
+            log.warning("dispatch=%s report outcome=%s too late: %s", dispatch_id, finish.outcome, error)
 
     def _close(self, hold: Hold) -> None:
         if self._ending is not None and self._ending.silent:

@@ -66,6 +66,12 @@ class Hold:
             left_s = min(left_s, self._ending_since_s + self._ending.grace_s - time.monotonic())
         return left_s
 
+    def checkpoint_left_s(self) -> float:
+        """How much longer a last checkpoint may take; 0 and less: none is to be taken (any more)."""
+        if self._ending is None:
+            return 0.0
+        return self._ending_since_s + self._ending.checkpoint_by_s - time.monotonic()
+
     def work_is_over(self) -> None:
         """From now on there is only the report."""
         self._over_since_s = time.monotonic()

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import shutil
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from agent import runner, wire
 from agent.backoff import Backoff
-from agent.client import Client
+from agent.checkpoints import Checkpoints, NotRestored, keeps_checkpoints
+from agent.client import Client, StandDown
+from agent.draining import Owed
 from agent.hold import Halt, Hold
 from agent.job_ends import finish_with
 from agent.job_folder import start_folder
@@ -53,12 +56,18 @@ class JobKeeper:
         self._backoff_cap_s = backoff_cap_s
         self._lock = threading.Lock()
         self._working: set[str] = set()
+        self._owed: dict[str, Callable[[], Owed]] = {}
         self._shippers: dict[str, LogShipper] = {}
         self._services: list[Run] = []
 
     def is_working(self) -> bool:
         """Does the child of any job or command run now?"""
         return bool(self._working)
+
+    def owed(self) -> list[Owed]:
+        """What the end of each child that runs, or is about to, may take."""
+        with self._lock:
+            return [owed() for owed in self._owed.values()]
 
     def is_under_way(self, dispatch_id: str) -> bool:
         return runner.find(self._folder(dispatch_id)) is not None
@@ -70,30 +79,26 @@ class JobKeeper:
         machine cannot start anything (no room, no folder): that is not the work's fault.
         """
         claim = hold.claim
-        folder = self._folder(claim.dispatch_id)
         try:
             command = Command.from_work(claim.work)
-            run = runner.find(folder)
-            if run is None:
-                if hold.halt is not None:
-                    return _not_started(hold)
-                runner.clear(folder)
-            cwd = start_folder(self._workspace or folder / "work", claim.work.get("workdir"))
-            if run is None:
-                if claim.work.get("files") and not self._lay_out(hold, cwd):
-                    return _not_started(hold)
-                run = runner.start(
-                    command,
-                    folder=folder,
-                    cwd=cwd,
-                    environ=self._environ,
-                    own=self._variables(claim),
-                )
-                log.info("dispatch=%s started kind=%s pid=%d", claim.dispatch_id, claim.kind, run.pid)
-            else:
-                log.info("dispatch=%s found running pid=%d", claim.dispatch_id, run.pid)
+            kept = self._checkpoints(hold) if keeps_checkpoints(claim) else None
         except WorkRefused as error:
             return FinishPost(fence=claim.fence, outcome="failed", reason=str(error))
+        with self._owing(claim.dispatch_id, command, kept):
+            return self._run(hold, entry, command, kept)
+
+    def _run(self, hold: Hold, entry: Entry, command: Command, kept: Checkpoints | None) -> FinishPost | None:
+        claim = hold.claim
+        try:
+            run = self._begun(hold, command, kept)
+        except NotRestored as error:
+            return error.finish if hold.halt is None else _not_started(hold)
+        except StandDown:
+            return None
+        except WorkRefused as error:
+            return FinishPost(fence=claim.fence, outcome="failed", reason=str(error))
+        if run is None:
+            return _not_started(hold)
         # Not before the start: a crash of this process alone loses no written line, one of the machine ends the child too.
         with contextlib.suppress(OSError):
             self._journal.sync()
@@ -101,20 +106,51 @@ class JobKeeper:
         with self._lock:
             self._working.add(claim.dispatch_id)
             self._shippers[claim.dispatch_id] = shipper
+        if kept is not None:
+            kept.watch()
         try:
-            finish = self._stay(hold, entry, command=command, run=run, shipper=shipper)
+            finish = self._stay(hold, entry, command=command, run=run, shipper=shipper, kept=kept)
             if finish is not None and claim.work.get("artifacts") and finish.outcome != "interrupted":
-                finish = self._keep_artifacts(hold, finish, cwd, command=command, shipper=shipper)
+                finish = self._keep_artifacts(
+                    hold, finish, self._cwd(claim, kept), command=command, shipper=shipper
+                )
         except Exception:
             run.end(grace_left_s=_grace(LEFTOVER_GRACE_S))
             raise
         finally:
+            if kept is not None:
+                kept.end()
             with self._lock:
                 self._working.discard(claim.dispatch_id)
         if finish is None:
             shipper.abandon()
             self._shippers.pop(claim.dispatch_id, None)
         return finish
+
+    def _begun(self, hold: Hold, command: Command, kept: Checkpoints | None) -> Run | None:
+        """The child, found or started; None where it must not start any more. With checkpoints its folder is what the
+        newest one holds before anything starts in it; otherwise NotRestored or StandDown."""
+        claim = hold.claim
+        folder = self._folder(claim.dispatch_id)
+        run = runner.find(folder)
+        if run is not None:
+            log.info("dispatch=%s found running pid=%d", claim.dispatch_id, run.pid)
+            return run
+        if hold.halt is not None:
+            return None
+        runner.clear(folder)
+        own = self._variables(claim)
+        own |= kept.restore() if kept is not None else {}
+        if hold.halt is not None:
+            return None
+        cwd = self._cwd(claim, kept)
+        # What was restored holds what the job has made of its files since it was given them.
+        given = claim.work.get("files") and "DORMOUSE_RESTORED_FROM" not in own
+        if given and not self._lay_out(hold, cwd):
+            return None
+        run = runner.start(command, folder=folder, cwd=cwd, environ=self._environ, own=own)
+        log.info("dispatch=%s started kind=%s pid=%d", claim.dispatch_id, claim.kind, run.pid)
+        return run
 
     def deliver(self, hold: Hold) -> None:
         """Bring the output that the control plane does not have yet to it, for as long as a report may be made."""
@@ -132,6 +168,16 @@ class JobKeeper:
         if shipper.stood_down.is_set():
             hold.supersede()
 
+    def last_output(self, hold: Hold) -> tuple[str, int]:
+        """The end of what the child wrote, and how much it wrote in all."""
+        try:
+            with open(self._folder(hold.claim.dispatch_id) / "log", "rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - wire.OUTPUT_TAIL_BYTES))
+                return file.read(wire.OUTPUT_TAIL_BYTES).decode("utf-8", "replace"), size
+        except OSError:
+            return "", 0
+
     def tidy(self, dispatch_id: str) -> None:
         """The control plane has everything: keep only the working folder, and of these only the newest."""
         folder = self._folder(dispatch_id)
@@ -145,8 +191,9 @@ class JobKeeper:
         if not _holds_files(folder / "work"):
             shutil.rmtree(folder, ignore_errors=True)
             return
-        for name in ("log", "script", "exit", "mark", "verdict", "pid"):
+        for name in ("log", "script", "exit", "mark", "verdict", "pid", "stat-index"):
             (folder / name).unlink(missing_ok=True)
+        shutil.rmtree(folder / "checkpoint", ignore_errors=True)
         self._forget_old_work()
 
     def tidy_after_restart(self) -> None:
@@ -169,11 +216,18 @@ class JobKeeper:
     # -- one child --------------------------------------------------------------------------------
 
     def _stay(
-        self, hold: Hold, entry: Entry, *, command: Command, run: Run, shipper: LogShipper
+        self,
+        hold: Hold,
+        entry: Entry,
+        *,
+        command: Command,
+        run: Run,
+        shipper: LogShipper,
+        kept: Checkpoints | None,
     ) -> FinishPost | None:
         deadline_s = entry.claimed_s + command.timeout_s if command.timeout_s is not None else None
         if (decided := run.decided()) is not None:
-            return self._stop(hold, command, run, *decided)
+            return self._stop(hold, command, run, kept, *decided)
         while True:
             if shipper.stood_down.is_set():
                 hold.supersede()
@@ -181,9 +235,9 @@ class JobKeeper:
             if ended is not None:
                 return self._ended(hold, ended, run)
             if hold.halt is not None:
-                return self._halted(hold, command, run)
+                return self._halted(hold, command, run, kept)
             if deadline_s is not None and boot_clock_s() >= deadline_s:
-                return self._timed_out(hold, command, run)
+                return self._timed_out(hold, command, run, kept)
             hold.wake.wait(LOOK_EVERY_S)
 
     def _ended(self, hold: Hold, ended: Ended, run: Run) -> FinishPost:
@@ -200,27 +254,33 @@ class JobKeeper:
             fence=hold.claim.fence, outcome=outcome, exit_code=ended.exit_code, reason=ended.reason()
         )
 
-    def _halted(self, hold: Hold, command: Command, run: Run) -> FinishPost | None:
+    def _halted(self, hold: Hold, command: Command, run: Run, kept: Checkpoints | None) -> FinishPost | None:
         match hold.halt:
             case Halt.CANCELLED:
-                return self._stop(hold, command, run, "cancelled", "cancelled")
+                return self._stop(hold, command, run, kept, "cancelled", "cancelled")
             case Halt.INTERRUPTED:
                 reason = hold.ending.reason if hold.ending else "this worker ends"
-                return self._stop(hold, command, run, "interrupted", reason)
+                return self._stop(hold, command, run, kept, "interrupted", reason)
             case _:
-                gone = self._kill(hold, command, run)
-                log.info("dispatch=%s stood down, processes gone=%s", hold.claim.dispatch_id, gone)
-                return None
+                return _stood_down(hold, run, gone=self._kill(hold, command, run))
 
-    def _timed_out(self, hold: Hold, command: Command, run: Run) -> FinishPost | None:
-        return self._stop(hold, command, run, "failed", f"timed out after {command.timeout_s:g} s")
+    def _timed_out(
+        self, hold: Hold, command: Command, run: Run, kept: Checkpoints | None
+    ) -> FinishPost | None:
+        return self._stop(hold, command, run, kept, "failed", f"timed out after {command.timeout_s:g} s")
 
-    def _stop(self, hold: Hold, command: Command, run: Run, outcome: str, reason: str) -> FinishPost | None:
-        """End the run. None where the control plane wants nothing of it any more."""
+    def _stop(
+        self, hold: Hold, command: Command, run: Run, kept: Checkpoints | None, outcome: str, reason: str
+    ) -> FinishPost | None:
+        """End the run; of one that runs again elsewhere, keep the folder as it left it. None: nobody wants to hear of it."""
         run.decide(outcome, reason)
         gone = self._kill(hold, command, run)
+        if kept is not None:
+            kept.end()
         if hold.halt is Halt.STAND_DOWN:
-            return None
+            return _stood_down(hold, run, gone=gone)
+        if kept is not None and outcome == "interrupted":
+            kept.last()
         # Nothing else that is ended here has failed.
         timed_out_s = command.timeout_s if outcome == "failed" else None
         return _finish(hold, outcome, reason, run, gone=gone, timed_out_s=timed_out_s)
@@ -256,8 +316,31 @@ class JobKeeper:
 
     # -- helpers ----------------------------------------------------------------------------------
 
+    def _checkpoints(self, hold: Hold) -> Checkpoints:
+        folder = self._folder(hold.claim.dispatch_id)
+        return Checkpoints(client=self._client, hold=hold, folder=folder, backoff_cap_s=self._backoff_cap_s)
+
+    @contextlib.contextmanager
+    def _owing(self, dispatch_id: str, command: Command, kept: Checkpoints | None) -> Iterator[None]:
+        def owed() -> Owed:
+            return Owed(grace_s=command.grace_s, checkpoint_s=kept.expected_s if kept is not None else 0.0)
+
+        with self._lock:
+            self._owed[dispatch_id] = owed
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._owed.pop(dispatch_id, None)
+
     def _folder(self, dispatch_id: str) -> Path:
         return self._jobs_dir / dispatch_id
+
+    def _cwd(self, claim: wire.Claimed, kept: Checkpoints | None) -> Path:
+        """Where the command runs: in the workspace where there is one, but for a job whose folder is checkpointed."""
+        own = self._folder(claim.dispatch_id) / "work"
+        base = own if kept is not None or self._workspace is None else self._workspace
+        return start_folder(base, claim.work.get("workdir"))
 
     def _ship(self, hold: Hold, path: Path) -> LogShipper:
         shipper = LogShipper(
@@ -310,6 +393,14 @@ def _not_started(hold: Hold) -> FinishPost | None:
             return FinishPost(fence=hold.claim.fence, outcome="interrupted", reason=reason)
         case _:
             return None
+
+
+def _stood_down(hold: Hold, run: Run, *, gone: bool) -> FinishPost | None:
+    """What is left to say of an attempt that is over: it is kept to be looked at, unless nobody listens to this box."""
+    log.info("dispatch=%s stood down, processes gone=%s", hold.claim.dispatch_id, gone)
+    if hold.ending is not None and hold.ending.silent:
+        return None
+    return _finish(hold, "interrupted", "stood down: this attempt was over while it ran", run, gone=gone)
 
 
 def _finish(

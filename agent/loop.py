@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -55,6 +56,7 @@ class StatusLoop(threading.Thread):
         machine: Machine,
         dispatcher: Dispatcher,
         dead_man: DeadMan,
+        is_draining: Callable[[], bool],
         max_session_hours: Callable[[], float | None],
         health_url: str,
         on_superseded: Callable[[Superseded], None],
@@ -68,13 +70,14 @@ class StatusLoop(threading.Thread):
         self._machine = machine
         self._dispatcher = dispatcher
         self._dead_man = dead_man
+        self._is_draining = is_draining
         self._max_session_hours = max_session_hours
         self._health_url = health_url
         self._on_superseded = on_superseded
         self._backoff = Backoff(cap_s=backoff_cap_s)
         self._wake = threading.Event()
         self._over = False
-        self._last_words = False
+        self._last_words_s = 0.0
         self._interrogated: set[str] = set()
         self.seen = Seen()
 
@@ -87,9 +90,10 @@ class StatusLoop(threading.Thread):
         self._read()
         return self.seen.alone
 
-    def stop(self, *, last_words: bool = False) -> None:
-        """Post no more, or only once more: that this agent has ended, so that nobody waits for what will not come."""
-        self._last_words = last_words
+    def stop(self, *, last_words_s: float = 0.0) -> None:
+        """Post no more; or only once more, tried for so long: that this agent has ended, so that nobody waits for what
+        will not come, and its hours end at this moment."""
+        self._last_words_s = last_words_s
         self._over = True
         self._wake.set()
 
@@ -102,8 +106,8 @@ class StatusLoop(threading.Thread):
                 log.exception("worker=%s status failed", self._identity.worker_id)
                 wait_s = self._backoff.next_s()
             self._wake.wait(wait_s)
-        if self._last_words:
-            self._say_goodbye()
+        if self._last_words_s:
+            self._say_goodbye(until_s=time.monotonic() + self._last_words_s)
 
     def _turn(self) -> float:
         """One reading, one post, its orders. The seconds until the next."""
@@ -130,7 +134,7 @@ class StatusLoop(threading.Thread):
         wait_s = answer.next_in_s * random.uniform(1 - JITTER, 1 + JITTER)
         return min(max(SHORTEST_INTERVAL_S, wait_s), LONGEST_INTERVAL_S)
 
-    def _say_goodbye(self) -> None:
+    def _say_goodbye(self, *, until_s: float) -> None:
         post = StatusPost(
             worker_id=self._identity.worker_id,
             epoch=self._identity.epoch,
@@ -139,23 +143,25 @@ class StatusLoop(threading.Thread):
             session_runtime_hours=round(self._clock.runtime_hours(), 5),
             status=wire.ENDED,
         )
-        try:
-            self._client.post(wire.STATUS, wire.to_json(post), read_timeout_s=GOODBYE_S)
-        except ApiError as error:
-            log.info("worker=%s ends without having said so: %s", post.worker_id, error)
+        while True:
+            try:
+                self._client.post(wire.STATUS, wire.to_json(post), read_timeout_s=GOODBYE_S)
+            except Unreachable as error:
+                wait_s = self._backoff.next_s(retry_after_s=error.retry_after_s)
+                if time.monotonic() + wait_s < until_s:
+                    time.sleep(wait_s)
+                    continue
+                log.warning("worker=%s ends without having said so: %s", post.worker_id, error)
+            except ApiError as error:
+                log.info("worker=%s ends, and nobody wants to know: %s", post.worker_id, error)
+            return
 
     def _read(self) -> StatusPost:
         gpus = self._probe.read()
         machine = self._machine.read()
         held = self._dispatcher.held()
         util = highest_util(gpus)
-        status = (
-            "busy"
-            if held or (util is not None and util >= IDLE_BELOW_PERCENT)
-            else "unknown"
-            if util is None
-            else "idle"
-        )
+        status = self._word(util, is_holding=bool(held))
         self.seen = Seen(
             status=status,
             gpu_name=gpus[0].name if gpus else None,
@@ -184,6 +190,13 @@ class StatusLoop(threading.Thread):
             post.worker_id, "unknown" if util is None else f"{util:g}%", status, len(held), self._clock.runtime_hours(),
         )  # fmt: skip
         return post
+
+    def _word(self, util: float | None, *, is_holding: bool) -> str:
+        if self._is_draining():
+            return wire.DRAINING
+        if is_holding or (util is not None and util >= IDLE_BELOW_PERCENT):
+            return "busy"
+        return "unknown" if util is None else "idle"
 
     def _obey(self, answer: StatusAnswer) -> None:
         if answer.epoch > self._identity.epoch:

@@ -21,6 +21,7 @@ log = logging.getLogger("agent.session")
 SESSION_FILE = "session.json"
 SIGNAL_GRACE_S = 4.0
 SIGNAL_REPORT_S = 4.0
+SIGNAL_CHECKPOINT_BY_S = 8.0
 LIMIT_GRACE_S = 120.0
 FORGET_S = 0.5
 LIMIT_REPORT_S = 120.0
@@ -74,12 +75,16 @@ class SessionClock:
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    """Why and how the agent ends. grace_s caps what each child gets; report_s is for telling the control plane."""
+    """Why and how the agent ends. grace_s caps what each child gets; report_s is for telling the control plane.
+
+    checkpoint_by_s: how long after the beginning of the end a last checkpoint may still be under way; 0: none is taken.
+    """
 
     reason: str
     exit_code: int
     grace_s: float
     report_s: float
+    checkpoint_by_s: float = 0.0
     silent: bool = False
     """Stood down: kill what runs and report nothing."""
 
@@ -155,6 +160,7 @@ class EndingRequests:
                 reason=f"told to end by {signal.Signals(number).name}",
                 exit_code=ENDED_AS_ASKED,
                 grace_s=SIGNAL_GRACE_S,
+                checkpoint_by_s=SIGNAL_CHECKPOINT_BY_S,
                 report_s=SIGNAL_REPORT_S,
             )
         )
@@ -170,5 +176,6 @@ def limit_reached(limit_hours: float) -> Ending:
         reason=f"the session's limit of {limit_hours:g} h is reached",
         exit_code=ENDED_AS_ASKED,
         grace_s=LIMIT_GRACE_S,
+        checkpoint_by_s=LIMIT_GRACE_S,
         report_s=LIMIT_REPORT_S,
     )

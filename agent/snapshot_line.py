@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -27,20 +27,48 @@ PROGRESS_AT_LEAST_EVERY_S = 1.0
 
 
 class Line:
-    """The line to the control plane for one snapshot: terms and presigned requests, asked for as long as it takes."""
+    """The line to the control plane for one snapshot: terms and presigned requests, asked for as long as it takes.
 
-    def __init__(self, client: Client, hold: Hold, *, verb: str, backoff_cap_s: float) -> None:
+    given_up: asked several times a second while it is away. stood_down: called where the snapshot is not ours any more.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        snapshot_id: str,
+        fence: int,
+        verb: str,
+        backoff_cap_s: float,
+        given_up: Callable[[], bool],
+        stood_down: Callable[[], None],
+    ) -> None:
+        self._client = client
+        self._snapshot_id = snapshot_id
+        self._fence = fence
+        self._verb = verb
+        self._backoff_cap_s = backoff_cap_s
+        self._given_up = given_up
+        self._stood_down = stood_down
+
+    @classmethod
+    def of(cls, client: Client, hold: Hold, *, verb: str, backoff_cap_s: float) -> Line:
+        """For a dispatch that is a snapshot or restore. Raises WireError where its work does not say of which."""
         snapshot_id = hold.claim.work.get("snapshot_id")
         if not isinstance(snapshot_id, str) or not snapshot_id:
             raise wire.WireError("work of a snapshot or restore needs its snapshot_id")
-        self._client = client
-        self._hold = hold
-        self._snapshot_id = snapshot_id
-        self._verb = verb
-        self._backoff_cap_s = backoff_cap_s
+        return cls(
+            client,
+            snapshot_id=snapshot_id,
+            fence=hold.claim.fence,
+            verb=verb,
+            backoff_cap_s=backoff_cap_s,
+            given_up=lambda: hold.halt is not None,
+            stood_down=hold.supersede,
+        )
 
     def terms(self) -> SnapshotTerms:
-        return self._plan(PlanPost(fence=self._hold.claim.fence)).terms
+        return self._plan(PlanPost(fence=self._fence)).terms
 
     def remote(self) -> PresignedRemote:
         return PresignedRemote(self._ask_put, self._ask_get)
@@ -53,12 +81,12 @@ class Line:
                 wire.snapshot_path(self._snapshot_id, verb),
                 body,
                 backoff=Backoff(cap_s=self._backoff_cap_s),
-                given_up=lambda: self._hold.halt is not None,
+                given_up=self._given_up,
             )
         except Unreachable as error:
             raise Cancelled("stopped while the control plane was away") from error
         except StandDown as error:
-            self._hold.supersede()
+            self._stood_down()
             raise Cancelled("stood down") from error
 
     def _plan(self, post: PlanPost) -> PlanAnswer:
@@ -66,10 +94,10 @@ class Line:
 
     def _ask_put(self, plans: Sequence[ObjectPlan]) -> Sequence[SignedRequest]:
         wishes = tuple(PutWish(key=plan.key, length=plan.length, sha256=plan.sha256) for plan in plans)
-        return self._signed(PlanPost(fence=self._hold.claim.fence, put=wishes))
+        return self._signed(PlanPost(fence=self._fence, put=wishes))
 
     def _ask_get(self, keys: Sequence[str]) -> Sequence[SignedRequest]:
-        return self._signed(PlanPost(fence=self._hold.claim.fence, get=tuple(keys)))
+        return self._signed(PlanPost(fence=self._fence, get=tuple(keys)))
 
     def _signed(self, post: PlanPost) -> Sequence[SignedRequest]:
         try:

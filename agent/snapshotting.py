@@ -48,6 +48,10 @@ class SnapshotWork:
     def deliver(self, hold: Hold) -> None:
         """Nothing: the engine has moved the bytes."""
 
+    def last_output(self, _hold: Hold) -> tuple[str, int]:
+        """It writes none."""
+        return "", 0
+
     def tidy(self, dispatch_id: str) -> None:
         """Nothing is left on this disk."""
 
@@ -59,7 +63,7 @@ class SnapshotWork:
         return _concluded(hold, partial(self._take, hold, self._workspace))
 
     def _take(self, hold: Hold, workspace: Path) -> FinishPost:
-        line = Line(self._client, hold, verb="plan", backoff_cap_s=self._backoff_cap_s)
+        line = Line.of(self._client, hold, verb="plan", backoff_cap_s=self._backoff_cap_s)
         try:
             terms = line.terms()
         except Refused as error:
@@ -80,7 +84,7 @@ class SnapshotWork:
                 owner_key=owner_key,
                 owner_id=terms.owner_id,
                 snapshot_id=terms.snapshot_id,
-                parent=_parent(remote, terms, owner_key),
+                parent=parent_of(remote, terms, owner_key),
                 stat_index=self._stat_index,
                 writer="dormouse agent",
                 progress=teller.tell,
@@ -105,25 +109,7 @@ class SnapshotWork:
         )
 
     def _commit(self, hold: Hold, line: Line, taken: Taken) -> None:
-        post = wire.CommitPost(
-            fence=hold.claim.fence,
-            root_key=taken.root_key,
-            root_sha256=taken.root_sha256,
-            root_length=taken.root_length,
-            content_id=taken.content_id,
-            entries=taken.entries,
-            files=taken.files,
-            logical_bytes=taken.logical_bytes,
-            stored_bytes=taken.stored_bytes,
-            referenced_bytes=taken.referenced_bytes,
-            new_packs=taken.new_packs,
-            new_objects=tuple(
-                PutWish(key=o.key, length=o.length, sha256=o.sha256) for o in taken.new_objects
-            ),
-            warnings=taken.warnings,
-            seconds=round(taken.seconds, 3),
-        )
-        line.post("commit", wire.to_json(post))
+        line.post("commit", wire.to_json(commit_of(hold.claim.fence, taken)))
         log.info(
             "dispatch=%s committed content_id=%s files=%d",
             hold.claim.dispatch_id,
@@ -150,6 +136,10 @@ class RestoreWork:
     def deliver(self, hold: Hold) -> None:
         """Nothing: the engine has moved the bytes."""
 
+    def last_output(self, _hold: Hold) -> tuple[str, int]:
+        """It writes none."""
+        return "", 0
+
     def tidy(self, dispatch_id: str) -> None:
         """The workspace stays."""
 
@@ -161,7 +151,7 @@ class RestoreWork:
         return _concluded(hold, partial(self._restore, hold, self._workspace))
 
     def _restore(self, hold: Hold, workspace: Path) -> FinishPost:
-        line = Line(self._client, hold, verb="restore-plan", backoff_cap_s=self._backoff_cap_s)
+        line = Line.of(self._client, hold, verb="restore-plan", backoff_cap_s=self._backoff_cap_s)
         terms = line.terms()
         note = read_json(self._note) or {}
         wanted = {"content_id": terms.content_id, "workspace": os.fspath(workspace)}
@@ -237,7 +227,27 @@ def _failed(hold: Hold, reason: str) -> FinishPost:
     return FinishPost(fence=hold.claim.fence, outcome="failed", reason=reason)
 
 
-def _parent(remote: PresignedRemote, terms: SnapshotTerms, owner_key: bytes) -> Manifest | None:
+def commit_of(fence: int, taken: Taken) -> wire.CommitPost:
+    """What a take came to, as it is committed."""
+    return wire.CommitPost(
+        fence=fence,
+        root_key=taken.root_key,
+        root_sha256=taken.root_sha256,
+        root_length=taken.root_length,
+        content_id=taken.content_id,
+        entries=taken.entries,
+        files=taken.files,
+        logical_bytes=taken.logical_bytes,
+        stored_bytes=taken.stored_bytes,
+        referenced_bytes=taken.referenced_bytes,
+        new_packs=taken.new_packs,
+        new_objects=tuple(PutWish(key=o.key, length=o.length, sha256=o.sha256) for o in taken.new_objects),
+        warnings=taken.warnings,
+        seconds=round(taken.seconds, 3),
+    )
+
+
+def parent_of(remote: PresignedRemote, terms: SnapshotTerms, owner_key: bytes) -> Manifest | None:
     """Without its parent a snapshot is as good, only bigger: whatever is wrong with it is a reason to go without."""
     if terms.parent_root_key is None:
         return None

@@ -13,6 +13,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from agent.wire_checkpoints import CheckpointAnswer as CheckpointAnswer
+from agent.wire_checkpoints import CheckpointPost as CheckpointPost
+from agent.wire_checkpoints import RestoreAnswer as RestoreAnswer
+from agent.wire_checkpoints import RestorePost as RestorePost
+from agent.wire_credentials import ACCESS_TOKEN_LIFE_S as ACCESS_TOKEN_LIFE_S
+from agent.wire_credentials import AgentSettings as AgentSettings
+from agent.wire_credentials import Credentials as Credentials
+from agent.wire_credentials import TokenPost as TokenPost
 from agent.wire_fields import WireError as WireError
 from agent.wire_fields import counts, number, text
 from agent.wire_fields import items as items
@@ -43,10 +51,11 @@ RING_STATUS = "status"
 orders, so a cancel or a drain takes effect in milliseconds rather than at the next check interval."""
 
 AUDIENCE = "dormouse-agent"
-ACCESS_TOKEN_LIFE_S = 15 * 60
 
 STATUS_BODY_LIMIT_BYTES = 64 * 1024
 LOG_CHUNK_LIMIT_BYTES = 256 * 1024
+OUTPUT_TAIL_BYTES = 16 * 1024
+"""How much of a late attempt's last output is kept."""
 POLL_WAIT_LIMIT_S = 25
 REQUESTS_PER_PLAN = 64
 """How many presigned requests one plan call may ask for."""
@@ -65,12 +74,18 @@ ROOT_PLANNED = "root_planned"
 and not committed. What it would read now makes another root, and an object is written once: report it as interrupted,
 and it is asked for again as a new generation."""
 
+CHECKPOINT_LOST = "checkpoint_lost"
+"""Error code where a job had a checkpoint to go on from and the store no longer holds it whole: fail, start nothing."""
+
 KINDS = ("job", "snapshot", "restore", "command")
 OUTCOMES = ("succeeded", "failed", "cancelled", "interrupted")
 """interrupted: the worker stopped before the work ended; a job goes back to the queue, attempt + 1."""
 
 ORDERS = ("drain", "stand_down", "cancel", "interrogate", "saved")
 
+
+DRAINING = "draining"
+"""Status of an agent whose session is near its end: it takes no jobs any more and ends those that it has."""
 
 ENDED = "ended"
 """Status of an agent's last post: it ends, nothing runs here any more, and every report has been taken."""
@@ -82,7 +97,7 @@ def queue_key(worker_id: str) -> str:
 
 
 def dispatch_path(dispatch_id: str, verb: str) -> str:
-    """verb: claim, progress, log or finish; of a job also files, objects and artifacts."""
+    """verb: claim, progress, log or finish; of a job also files, objects and artifacts, restore and checkpoint."""
     return f"/api/agent/dispatch/{dispatch_id}/{verb}"
 
 
@@ -215,69 +230,6 @@ class EnrollPost:
     session_runtime_hours: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class AgentSettings:
-    """What the control plane decides for an agent; may change with every token.
-
-    transport: {"kind": "https"} or {"kind": "redis", "url": …} (a LAN or VPN, see ADR 0001).
-    max_session_hours: the agent ends its own session then; None means never.
-    dead_man_minutes: how long a rented box that can end itself waits for a control plane that is silent; None means for ever.
-    """
-
-    check_interval_s: float = 30.0
-    max_session_hours: float | None = None
-    transport: Mapping[str, Any] = field(default_factory=lambda: {"kind": "https"})
-    dead_man_minutes: float | None = None
-
-    @classmethod
-    def from_json(cls, body: object) -> AgentSettings:
-        if not isinstance(body, dict):
-            return cls()
-        transport = body.get("transport")
-        return cls(
-            check_interval_s=number(body, "check_interval_s", low=0.05) or 30.0,
-            max_session_hours=number(body, "max_session_hours", low=0),
-            transport=transport if isinstance(transport, dict) else {"kind": "https"},
-            dead_man_minutes=number(body, "dead_man_minutes", low=0),
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Credentials:
-    """Answer to enroll and to token. `secret` replaces the one that was sent; the old one is good until
-    the new one has been used, so that a lost answer locks nobody out."""
-
-    worker_id: str
-    epoch: int
-    secret: str
-    access_token: str
-    access_expires_in_s: float
-    instance_id: str | None = None
-    settings: AgentSettings = field(default_factory=AgentSettings)
-
-    @classmethod
-    def from_json(cls, body: object) -> Credentials:
-        if not isinstance(body, dict):
-            raise WireError("credentials are a JSON object")
-        return cls(
-            worker_id=text(body, "worker_id", required=True) or "",
-            epoch=whole(body, "epoch", required=True) or 0,
-            secret=text(body, "secret", required=True) or "",
-            access_token=text(body, "access_token", required=True, at_most=8192) or "",
-            access_expires_in_s=number(body, "access_expires_in_s", low=1) or ACCESS_TOKEN_LIFE_S,
-            instance_id=text(body, "instance_id"),
-            settings=AgentSettings.from_json(body.get("settings")),
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenPost:
-    """Trades the worker's secret for a fresh access token and the next secret."""
-
-    worker_id: str
-    secret: str
-
-
 # -- work -----------------------------------------------------------------------------------------
 
 
@@ -296,7 +248,7 @@ class Claimed:
 
     The same worker and epoch may claim again (a lost answer, a restarted agent) and gets the same fence.
     work, by kind: job {command | script, env, timeout_s, grace_s, job_id, attempt, workdir, array {index, count},
-    files (how many it is given), artifacts (Keep)};
+    files (how many it is given), artifacts (Keep), checkpoint {every_s}};
     command {command | script, env, timeout_s, grace_s}; snapshot {snapshot_id};
     restore {snapshot_id, content_id}. Everything but command, script and the snapshot_id may be absent.
     """
@@ -374,6 +326,8 @@ class FinishPost:
     """The end of a dispatch. outcome: one of OUTCOMES. reason: one sentence where it did not succeed.
 
     timed_out_s: its time limit, where that is why it was ended.
+    output_tail, output_bytes: the last of what it wrote, and how much that was; only of an attempt that is known to be
+    over, whose output is not taken any more. Such a report is answered stand down and kept to be looked at.
     """
 
     fence: int
@@ -382,6 +336,8 @@ class FinishPost:
     timed_out_s: float | None = None
     reason: str | None = None
     result: Mapping[str, Any] = field(default_factory=dict)
+    output_tail: str | None = None
+    output_bytes: int | None = None
 
 
 # -- snapshots ------------------------------------------------------------------------------------

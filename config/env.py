@@ -82,6 +82,7 @@ class Env:
     vast_url: str
     vast_image: str
     dead_man_minutes: float
+    checkpoint_keep_days: float
     secrets: Secrets
     problems: tuple[Problem, ...]
 
@@ -153,6 +154,9 @@ def env_read(environ: Mapping[str, str]) -> Env:
             high=10_080,
             unit="a number of minutes, 0 for never",
             id="E017",
+        ),
+        checkpoint_keep_days=reader.number(
+            "DORMOUSE_CHECKPOINT_KEEP_DAYS", 7, low=0, high=3_650, unit="a number of days", id="E026"
         ),
         secrets=secrets_read(reader, data),
         problems=tuple(reader.problems),

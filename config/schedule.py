@@ -44,6 +44,7 @@ TICKS = (
     Tick("pool.history.tick", 30, "adds new readings to the history, and lets old ones go in small batches"),
     Tick("pool.job_logs_tick", 10, "moves jobs' output to the store, so that the database stays small"),
     Tick("pool.job_files_tick", 60, "lets go what jobs have left when its days are over"),
+    Tick("pool.checkpoints_tick", 60, "lets checkpoints of ended jobs go; they are kept for days"),
     Tick("pool.kaggle_tick", 15, "asks Kaggle about the sessions and quotas that are due"),
     Tick(
         "hibernation.verdicts_tick",

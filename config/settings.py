@@ -42,6 +42,9 @@ AGENT_WHEEL = "config.wheel.agent_wheel"
 DEAD_MAN_MINUTES = ENV.dead_man_minutes
 """How long a box whose work is saved waits for a silent control plane before it destroys itself; 0: for ever."""
 
+CHECKPOINT_KEEP_DAYS = ENV.checkpoint_keep_days
+"""How long the last checkpoint of a job is kept after the job has ended."""
+
 BEAT_LEASE_S = ENV.beat_lease_s
 """How long a beat leads without a sign of life; a killed one is replaced within this and one look (2 s)."""
 

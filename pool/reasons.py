@@ -50,6 +50,10 @@ register(
         "job_requeued": "attempt {attempt} ended early: {why}",
         "job_attempts_used_up": "all {attempts} attempts ended early, the last because: {why}",
         "job_cancelled": "cancelled by {by}",
+        # checkpoints
+        "checkpoint_check": "checkpoint {generation} is looked at in the store",
+        "checkpoint_not_whole": "checkpoint {generation} is not whole in the store",
+        "checkpoint_over": "it is {state} by now",
         # dispatches
         "dispatch_rung": "the worker's bell was rung",
         "dispatch_claimed": "the worker holds it",
@@ -72,6 +76,7 @@ register(
         "session_ended": "its session has ended",
         "secret_reused": "a secret that had been replaced was used again: somebody may have copied it",
         "drain_stands": "it posted again, and the order to drain it still stands",
+        "session_near_end": "its session is near its end: its agent ends what it runs",
         "drain_taken_back": "the order to drain was taken back",
         "drain_over": "it drained for longer than {minutes:g} minutes",
         "question_open": "it was asked by {way}",

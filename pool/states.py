@@ -43,7 +43,9 @@ WORKER = StateTable(
             "a person, its session's limit or its instance's sleep asked for it", "worker_draining"
         ),
         (W.SUSPECT, W.DRAINING): Edge("a person or its instance's sleep asked for it", "worker_draining"),
-        (W.DRAINING, W.ONLINE): Edge("the order to drain was taken back", "worker_online"),
+        (W.DRAINING, W.ONLINE): Edge(
+            "the order to drain was taken back, or its agent was started anew", "worker_online"
+        ),
         (W.DRAINING, W.LOST): Edge("two posts in a row are missing", "worker_lost"),
         (W.DRAINING, W.OFFLINE): Edge("it has ended its session", "worker_offline"),
         (W.ONLINE, W.OFFLINE): Edge("it has ended its session", "worker_offline"),

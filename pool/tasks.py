@@ -10,6 +10,7 @@ from django.utils import timezone
 from core.ticks import step_each, tick
 from pool.services import (
     bell,
+    checkpoints,
     history,
     intake,
     interrogation,
@@ -77,6 +78,13 @@ def job_files_tick() -> int:
     """Every 60 s: what jobs have left is let go when it is due. Two at once are safe: gone is gone."""
     with tick("pool.job_files_tick"):
         return retention.files_let_go(now=timezone.now())
+
+
+@shared_task(name="pool.checkpoints_tick")
+def checkpoints_tick() -> int:
+    """Every 60 s: lets go what ended jobs no longer need. Two at once are safe: each generation goes by one guarded UPDATE."""
+    with tick("pool.checkpoints_tick"):
+        return checkpoints.checkpoints_tick(now=timezone.now())
 
 
 @shared_task(name="pool.kaggle_tick")

@@ -24,12 +24,12 @@ COLOURS = {
 class SnapshotAdmin(ReadOnlyAdmin):
     list_display = ["generation_of", "status", "files", "size", "stored", "verified_at", "reason"]
     list_filter = ["state", "pinned"]
-    search_fields = ["id", "instance_ref"]
+    search_fields = ["id", "workspace_ref"]
     list_select_related = ["owner"]
 
-    @display(description=_("snapshot"), header=True, ordering="instance_ref")
+    @display(description=_("snapshot"), header=True, ordering="workspace_ref")
     def generation_of(self, row: Snapshot) -> list[str]:
-        return [_("generation %d") % row.generation, f"{row.owner.get_username()} · {row.instance_ref}"]
+        return [_("generation %d") % row.generation, f"{row.owner.get_username()} · {row.workspace_ref}"]
 
     @display(description=_("status"), ordering="state", label=COLOURS)
     def status(self, row: Snapshot) -> tuple[str, str]:

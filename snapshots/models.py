@@ -33,8 +33,9 @@ class OwnerKey(models.Model):
 
 
 class Snapshot(Stateful):
-    """An immutable copy of a workspace; the n-th generation of its instance.
+    """An immutable copy of a workspace; the n-th generation of it.
 
+    workspace_ref: whose workspace it is, an instance's id or a job's; epoch counts the instance's boxes or the job's attempts.
     worker_ref and worker_epoch: the only agent that may plan and commit it. content_id: a digest over everything that a
     restore must bring back; a restore that reports another one has failed.
     """
@@ -44,9 +45,11 @@ class Snapshot(Stateful):
 
     id = models.CharField(primary_key=True, max_length=24, default=snapshot_id, editable=False)
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="snapshots")
-    instance_ref = models.CharField(max_length=40)
+    workspace_ref = models.CharField(max_length=40)
     generation = models.PositiveIntegerField()
-    epoch = models.PositiveIntegerField(help_text=_("the instance's epoch in which it was taken"))
+    epoch = models.PositiveIntegerField(
+        help_text=_("the epoch of the instance, or the attempt of the job, in which it was taken")
+    )
     key = models.CharField(max_length=80, unique=True, help_text=_("makes asking twice find the first"))
     worker_ref = models.CharField(max_length=24)
     worker_epoch = models.PositiveIntegerField()
@@ -72,7 +75,7 @@ class Snapshot(Stateful):
     class Meta:
         ordering = ["-started_at"]
         constraints = [
-            models.UniqueConstraint(fields=["instance_ref", "generation"], name="snapshot_generation"),
+            models.UniqueConstraint(fields=["workspace_ref", "generation"], name="snapshot_generation"),
             models.CheckConstraint(
                 condition=~Q(state=SnapshotState.VERIFIED)
                 | (Q(verified_at__isnull=False) & ~Q(root_sha256="") & ~Q(content_id="")),
@@ -80,17 +83,17 @@ class Snapshot(Stateful):
             ),
         ]
         indexes = [
-            models.Index(fields=["instance_ref", "state", "-generation"], name="snapshot_instance"),
+            models.Index(fields=["workspace_ref", "state", "-generation"], name="snapshot_workspace"),
             models.Index(
                 fields=["state_since"], condition=Q(state=SnapshotState.DAMAGED), name="snapshot_damaged"
             ),
         ]
 
     def __str__(self) -> str:
-        return f"{self.instance_ref} generation {self.generation}"
+        return f"{self.workspace_ref} generation {self.generation}"
 
     def event_data(self) -> dict[str, Any]:
-        return {"instance": self.instance_ref, "generation": self.generation}
+        return {"workspace": self.workspace_ref, "generation": self.generation}
 
 
 class Pack(models.Model):

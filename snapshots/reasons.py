@@ -10,8 +10,8 @@ register(
         "snapshot_not_taken": "the agent could not take it: {error}",
         "snapshot_not_whole": "the check found {problems} problems, the first: {first}",
         "snapshot_whole_again": "a later check found all {packs} packs",
-        "snapshot_given_up": "the hibernation that asked for it was stopped",
+        "snapshot_given_up": "what it was taken for was stopped",
         "snapshot_let_go": "let go by {by}",
-        "generation_is_damaged": "generation {generation} of {instance} is damaged in the store: {why}",
+        "generation_is_damaged": "generation {generation} of {workspace} is damaged in the store: {why}",
     }
 )

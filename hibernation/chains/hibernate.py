@@ -92,7 +92,7 @@ def _asked(run: Run, instance: Instance, attempt: int) -> tuple[Snapshot, Dispat
     assert instance.worker is not None, "an instance with a chain has a worker"
     generation = taking.snapshot_begin(
         owner=instance.owner,
-        instance_ref=instance.pk,
+        workspace_ref=instance.pk,
         epoch=instance.epoch,
         worker_ref=instance.worker.pk,
         worker_epoch=instance.epoch,

@@ -176,7 +176,7 @@ def box_let_go(box: Box, snapshot: Snapshot, *, now: datetime) -> None:
         safe = (
             Snapshot.objects.select_for_update()
             .filter(
-                pk=snapshot.pk, state=SnapshotState.VERIFIED, instance_ref=box.instance_id, epoch=box.epoch
+                pk=snapshot.pk, state=SnapshotState.VERIFIED, workspace_ref=box.instance_id, epoch=box.epoch
             )
             .first()
         )

@@ -298,7 +298,7 @@ def snapshot_needed(snapshot: Snapshot) -> str | None:
         InstanceState.HIBERNATING,
         InstanceState.LOST,
     )
-    sleepers = Instance.objects.filter(pk=snapshot.instance_ref, state__in=states)
+    sleepers = Instance.objects.filter(pk=snapshot.workspace_ref, state__in=states)
     sleeper = sleepers.select_related("snapshot").first()
     if sleeper is not None and _wakes_from(sleeper, snapshot):
         return f"{sleeper.name} is {sleeper.state} on it"

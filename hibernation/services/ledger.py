@@ -58,8 +58,8 @@ def figures_of(instances: Sequence[Instance], *, start: datetime, end: datetime)
         assert box.rented_at is not None
         boxes[box.instance_id].append(Rental(Span(box.rented_at, box.gone_at), box.price_usd_per_h))
     stored: dict[str, list[Stored]] = defaultdict(list)
-    for snapshot in Snapshot.objects.filter(instance_ref__in=ids, committed_at__isnull=False):
-        stored[snapshot.instance_ref].append(_stored(snapshot))
+    for snapshot in Snapshot.objects.filter(workspace_ref__in=ids, committed_at__isnull=False):
+        stored[snapshot.workspace_ref].append(_stored(snapshot))
     events: dict[str, list[Event]] = defaultdict(list)
     for event in _events(ids):
         events[event.subject_id].append(event)

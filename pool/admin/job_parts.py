@@ -14,8 +14,10 @@ from core.errors import DomainError
 from pool.models import Dispatch, Job
 from pool.selectors_jobs import files_of
 from pool.selectors_logs import log_read
+from pool.services.checkpoints import checkpoints_of
 
 SHOWN = 50
+CHECKPOINTS_SHOWN = 10
 LOG_END_BYTES = 16 * 1024
 
 
@@ -109,3 +111,27 @@ def _jobs(rows: Iterable[Job], count: int) -> SafeString:
         more = ngettext("and {count} more", "and {count} more", count - SHOWN).format(count=count - SHOWN)
         listed = format_html("{}<br>{}", listed, more)
     return listed or SafeString("–")
+
+
+def checkpoints_shown(job: Job) -> SafeString:
+    """The generations of its working directory, the newest first."""
+    rows = checkpoints_of(job)[:CHECKPOINTS_SHOWN] if job.checkpoint_every_s is not None else []
+    line = gettext("generation %(generation)d of attempt %(attempt)d: %(state)s, %(reason)s")
+    shown = (
+        line % {"generation": row.generation, "attempt": row.epoch, "state": row.state, "reason": row.reason}
+        for row in rows
+    )
+    return format_html_join(SafeString("<br>"), "{}", ((text,) for text in shown)) or SafeString("–")
+
+
+def late_words(dispatch: Dispatch) -> str:
+    """What came after the attempt was over, in a line; empty where nothing did."""
+    late = dispatch.late
+    if not late:
+        return ""
+    return gettext("%(outcome)s, exit code %(exit_code)s, at %(at)s: %(reason)s") % {
+        "outcome": late.get("outcome"),
+        "exit_code": "–" if late.get("exit_code") is None else late["exit_code"],
+        "at": late.get("at"),
+        "reason": late.get("reason") or "–",
+    }

@@ -40,13 +40,32 @@ DISPATCH_COLOURS = {
 
 class AttemptInline(ReadOnlyInline):
     model = Dispatch
-    fields = ["number", "state", "worker", "why", "claimed_at", "finished_at", "exit_code", "log_bytes"]
+    fields = [
+        "number",
+        "state",
+        "worker",
+        "why",
+        "claimed_at",
+        "finished_at",
+        "exit_code",
+        "log_bytes",
+        "went_on_from",
+        "too_late",
+    ]
     readonly_fields = fields
     ordering = ["-number"]
 
     @display(description=_("reason"))
     def why(self, dispatch: Dispatch) -> str:
         return dispatch.reason
+
+    @display(description=_("went on from"))
+    def went_on_from(self, dispatch: Dispatch) -> str:
+        return dispatch.ref or "–"
+
+    @display(description=_("reported too late"))
+    def too_late(self, dispatch: Dispatch) -> str:
+        return job_parts.late_words(dispatch) or "–"
 
 
 @admin.register(Job)
@@ -67,6 +86,7 @@ class JobAdmin(OperatedAdmin):
         ("started_in", "given"),
         ("globs", "artifacts_left"),
         "output",
+        ("checkpoint_every_s", "checkpoints"),
         ("timeout_s", "grace_s", "expected_hours"),
         ("gpu_mem_bytes", "provider", "instance_ref", "labelled"),
         ("priority", "attempt", "max_attempts"),
@@ -90,6 +110,7 @@ class JobAdmin(OperatedAdmin):
         "globs",
         "artifacts_left",
         "output",
+        "checkpoints",
     ]
     actions_row = ["cancel"]
     actions_detail = ["cancel"]
@@ -154,6 +175,10 @@ class JobAdmin(OperatedAdmin):
     def output(self, job: Job) -> SafeString:
         return job_parts.job_output_shown(job)
 
+    @display(description=_("checkpoints"))
+    def checkpoints(self, job: Job) -> SafeString:
+        return job_parts.checkpoints_shown(job)
+
     @action(
         description=_("Cancel"),
         icon="cancel",
@@ -196,8 +221,10 @@ class DispatchAdmin(ReadOnlyAdmin):
         "progress",
         "result",
         "output",
+        "too_late",
+        "late_output",
     ]
-    readonly_fields = ["id", "why", "output"]
+    readonly_fields = ["id", "why", "output", "too_late", "late_output"]
 
     @display(description=_("status"), ordering="state", label=DISPATCH_COLOURS)
     def status(self, dispatch: Dispatch) -> str:
@@ -210,3 +237,11 @@ class DispatchAdmin(ReadOnlyAdmin):
     @display(description=_("end of its output"))
     def output(self, dispatch: Dispatch) -> str:
         return job_parts.output_shown(dispatch)
+
+    @display(description=_("reported too late"))
+    def too_late(self, dispatch: Dispatch) -> str:
+        return job_parts.late_words(dispatch) or "–"
+
+    @display(description=_("end of its output then"))
+    def late_output(self, dispatch: Dispatch) -> str:
+        return str(dispatch.late.get("output_tail") or "–")

@@ -197,6 +197,8 @@ class FinishSerializer(serializers.Serializer):
     )
     reason = words(help_text="one sentence, where it did not succeed")
     result = ResultField(required=False, allow_null=True)
+    output_tail = words(help_text="the last of its output, where it is known to be too late")
+    output_bytes = count()
 
     def message(self) -> wire.FinishPost:
         return wire.FinishPost(
@@ -206,3 +208,31 @@ class FinishSerializer(serializers.Serializer):
 
 class FinishAnswerSerializer(serializers.Serializer):
     accepted = serializers.BooleanField()
+
+
+class CheckpointSerializer(serializers.Serializer):
+    """request_id: asked again with the same one, it is the same checkpoint. error: why that one could not be taken."""
+
+    fence = fence()
+    request_id = serializers.RegexField(r"^[A-Za-z0-9_-]{1,32}$")
+    error = words(max_length=2_000)
+
+    def message(self) -> wire.CheckpointPost:
+        return wire.CheckpointPost(**self.validated_data)
+
+
+class CheckpointAnswerSerializer(serializers.Serializer):
+    snapshot_id = serializers.CharField(help_text="its plan and commit go by this id")
+    generation = serializers.IntegerField()
+
+
+class RestoreSerializer(serializers.Serializer):
+    fence = fence()
+
+
+class RestoreAnswerSerializer(serializers.Serializer):
+    """What to restore before the command starts; without snapshot_id: nothing."""
+
+    snapshot_id = serializers.CharField(required=False)
+    content_id = serializers.CharField(required=False)
+    generation = serializers.IntegerField()

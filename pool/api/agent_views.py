@@ -15,7 +15,7 @@ from core.agents import AgentAuthentication, IsAgent
 from core.api import ErrorSerializer
 from core.throttles import ScopedThrottle
 from pool.api import agent_serializers as s
-from pool.services import enrollment, reports
+from pool.services import checkpointing, enrollment, reports
 
 S = TypeVar("S", bound=serializers.Serializer)
 
@@ -133,6 +133,39 @@ class FinishView(DispatchView):
         post = checked(s.FinishSerializer, request).message()
         reports.dispatch_finish(identity=request.user, dispatch_id=dispatch_id, post=post)
         return Response({"accepted": True})
+
+
+class CheckpointView(DispatchView):
+    @extend_schema(
+        tags=["agent"],
+        operation_id="agent_dispatch_checkpoint",
+        request=s.CheckpointSerializer,
+        responses={200: s.CheckpointAnswerSerializer, 404: NOT_YOURS, 409: STAND_DOWN},
+    )
+    def post(self, request: Request, dispatch_id: str) -> Response:
+        """The job's next checkpoint, to be taken now; or, with `error`, one that could not be taken."""
+        post = checked(s.CheckpointSerializer, request).message()
+        row = checkpointing.checkpoint_begin(identity=request.user, dispatch_id=dispatch_id, post=post)
+        return Response({"snapshot_id": row.pk, "generation": row.generation})
+
+
+class RestoreView(DispatchView):
+    @extend_schema(
+        tags=["agent"],
+        operation_id="agent_dispatch_restore",
+        request=s.RestoreSerializer,
+        responses={
+            200: s.RestoreAnswerSerializer,
+            404: NOT_YOURS,
+            409: STAND_DOWN,
+            503: OpenApiResponse(ErrorSerializer, description="it is being checked: ask again"),
+        },
+    )
+    def post(self, request: Request, dispatch_id: str) -> Response:
+        """Which checkpoint this attempt goes on from. 409 `checkpoint_lost` where there was one that is damaged now."""
+        fence = checked(s.RestoreSerializer, request).validated_data["fence"]
+        answer = checkpointing.checkpoint_restore(identity=request.user, dispatch_id=dispatch_id, fence=fence)
+        return Response(wire.to_json(answer))
 
 
 def checked(serializer: type[S], request: Request) -> S:

@@ -8,6 +8,7 @@ from typing import Any
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
+from pool.api.checkpoint_serializers import CheckpointField
 from pool.models import Job, JobArray, JobFile
 from pool.retry import BACKOFF_AT_MOST_S, Retry
 from pool.services.job_spec import FileSpec, JobSpec
@@ -144,6 +145,13 @@ class JobSubmitSerializer(serializers.Serializer):
     gpu_mem_bytes = serializers.IntegerField(required=False, default=0, help_text="per GPU")
     provider = serializers.CharField(required=False, default="", allow_blank=True)
     expected_hours = serializers.FloatField(required=False, allow_null=True, default=None)
+    checkpoint = CheckpointField(
+        required=False,
+        allow_null=True,
+        default=None,
+        source="checkpoint_every_s",
+        help_text="keep its working directory while it runs, and restore it before its next attempt",
+    )
     instance = serializers.CharField(
         required=False,
         default="",

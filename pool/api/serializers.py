@@ -7,6 +7,12 @@ from typing import Any
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
+from pool.api.checkpoint_serializers import (
+    CHECKPOINTS_SHOWN,
+    CheckpointField,
+    JobCheckpointSerializer,
+    LateSerializer,
+)
 from pool.api.interrogation_serializer import InterrogationSerializer
 from pool.api.job_serializers import (
     JobFileSerializer,
@@ -17,6 +23,7 @@ from pool.models import Account, Dispatch, Job, OfficialQuota, Worker
 from pool.quota import Reading
 from pool.selectors_jobs import files_of
 from pool.services.accounts import credentials_hint
+from pool.services.checkpoints import checkpoints_of
 from pool.services.terms import terms_acknowledgement, terms_of
 
 
@@ -258,11 +265,14 @@ class JobWorkerSerializer(serializers.ModelSerializer):
 
 
 class AttemptSerializer(serializers.ModelSerializer):
-    """One try of a job on one worker."""
+    """One try of a job on one worker. late: what it reported after it was over, which changed nothing."""
 
     status = serializers.CharField(source="state")
     reason = serializers.CharField()
     worker = JobWorkerSerializer()
+    restored_from = serializers.CharField(source="ref", help_text="the checkpoint that it went on from")
+    progress = serializers.DictField(help_text="of the restore, before its command starts")
+    late = LateSerializer(allow_null=True, source="late_or_none")
 
     class Meta:
         model = Dispatch
@@ -275,6 +285,9 @@ class AttemptSerializer(serializers.ModelSerializer):
             "finished_at",
             "exit_code",
             "log_bytes",
+            "restored_from",
+            "progress",
+            "late",
         ]
         read_only_fields = fields
 
@@ -298,6 +311,7 @@ class JobSerializer(serializers.ModelSerializer):
         source="not_before", allow_null=True, help_text="a job that is tried again waits until then"
     )
     array = serializers.CharField(source="array_id", allow_null=True)
+    checkpoint = CheckpointField(source="checkpoint_every_s", allow_null=True)
     env_names = serializers.SerializerMethodField()
     worker = serializers.SerializerMethodField()
 
@@ -319,6 +333,7 @@ class JobSerializer(serializers.ModelSerializer):
             "gpu_mem_bytes",
             "provider",
             "expected_hours",
+            "checkpoint",
             "instance",
             "labels",
             "priority",
@@ -353,6 +368,7 @@ class JobDetailSerializer(JobSerializer):
     artifacts = serializers.ListField(child=serializers.CharField(), source="work.artifacts")
     files = serializers.SerializerMethodField()
     attempts = AttemptSerializer(many=True)
+    checkpoints = serializers.SerializerMethodField(help_text="the newest first")
 
     class Meta(JobSerializer.Meta):
         fields = [
@@ -363,12 +379,19 @@ class JobDetailSerializer(JobSerializer):
             "files",
             "artifacts",
             "attempts",
+            "checkpoints",
         ]
         read_only_fields = fields
 
     @extend_schema_field(JobFileSerializer(many=True))
     def get_files(self, job: Job) -> Any:
         return JobFileSerializer(files_of(job), many=True).data
+
+    @extend_schema_field(JobCheckpointSerializer(many=True))
+    def get_checkpoints(self, job: Job) -> list[dict[str, Any]]:
+        if job.checkpoint_every_s is None:
+            return []
+        return list(JobCheckpointSerializer(checkpoints_of(job)[:CHECKPOINTS_SHOWN], many=True).data)
 
 
 class JobCreatedSerializer(JobDetailSerializer):

@@ -38,6 +38,8 @@ urlpatterns = [
         artifact_views.ArtifactView.as_view(),
         name="job-artifact",
     ),
+    path("agent/dispatch/<slug:dispatch_id>/checkpoint", agent_views.CheckpointView.as_view()),
+    path("agent/dispatch/<slug:dispatch_id>/restore", agent_views.RestoreView.as_view()),
     path("pool/usage", history_views.PoolUsageView.as_view(), name="pool-usage"),
     path("workers/<slug:worker_id>/usage", history_views.WorkerUsageView.as_view(), name="worker-usage"),
     path(

@@ -31,12 +31,14 @@ class Dispatch(Stateful):
     """One piece of work for one worker in one epoch: a job's attempt, a snapshot, a restore, a command.
 
     The Celery message carries only its id. The worker claims it over HTTPS and gets `work` with a fence; every later
-    report must carry that fence. ref: what it is for, in the words of whoever asked (a snapshot's id, say). key: makes
-    asking twice for the same thing find the first. slot: which of the worker's slots a job holds while it is open.
+    report must carry that fence. ref: what it is for, in the words of whoever asked (a snapshot's id, say; of a job, the
+    checkpoint that this attempt goes on from). key: makes asking twice for the same thing find the first. slot: which of the worker's slots a job holds while it is open.
     finished_at: when the worker was known to be done with it; a withdrawn one without it may still be running there.
     counted: it is part of its worker's `taken`; the dispatcher's next run takes what has ended off again.
     log_bytes: of its output, as told; the first log_stored_bytes are in the store, and those from log_cut_from to
     log_cut_to were left out. files_gone_at: when its artifacts and its output were let go.
+    late: what its worker reported after it was over, kept to be looked at and for nothing else: outcome, exit_code, reason,
+    output_tail, output_bytes, at.
     """
 
     TABLE = DISPATCH
@@ -75,6 +77,7 @@ class Dispatch(Stateful):
     log_cut_from = models.BigIntegerField(default=0, editable=False)
     log_cut_to = models.BigIntegerField(default=0, editable=False)
     files_gone_at = models.DateTimeField(null=True, blank=True, editable=False)
+    late = models.JSONField(default=dict, blank=True, editable=False)
 
     class Meta:
         ordering = ["-rung_at"]
@@ -117,6 +120,11 @@ class Dispatch(Stateful):
 
     def __str__(self) -> str:
         return f"{self.kind} {self.id}"
+
+    @property
+    def late_or_none(self) -> dict[str, Any] | None:
+        """`late`, where there was anything."""
+        return self.late or None
 
     def event_owner_id(self) -> int | None:
         return self.job.owner_id if self.job else self.worker.account.owner_id

@@ -32,6 +32,8 @@ class Job(Stateful, Work):
     pool.labels.packed writes them. need_key: written by the database; jobs that have the same stand in one line and wait
     for the same reason, which is in `waiting`. retry: as pool.retry.Retry reads it; retries: how many of them were used;
     not_before: a deferred job is queued again then. has_dependants: jobs come after it that have not been told its end.
+    checkpoint_every_s: how often its working directory is checkpointed while it runs, and restored by its next attempt;
+    null: never (docs/design/checkpoints.md).
     """
 
     TABLE = JOB
@@ -54,6 +56,9 @@ class Job(Stateful, Work):
         null=True, blank=True, help_text=_("counted from the first start of each attempt")
     )
     grace_s = models.FloatField(default=15, help_text=_("between TERM and KILL"))
+    checkpoint_every_s = models.FloatField(
+        null=True, blank=True, help_text=_("how often its working directory is kept; empty: never")
+    )
     gpu_mem_bytes = models.BigIntegerField(default=0, help_text=_("per GPU"))
     provider = models.CharField(max_length=12, blank=True, default="")
     expected_hours = models.FloatField(null=True, blank=True)
@@ -117,6 +122,11 @@ class Job(Stateful, Work):
                 fields=["ended_at"],
                 condition=Q(has_dependants=True, ended_at__isnull=False),
                 name="job_untold_dependants",
+            ),
+            models.Index(
+                fields=["ended_at"],
+                condition=Q(checkpoint_every_s__isnull=False, ended_at__isnull=False),
+                name="job_checkpoints_over",
             ),
         ]
 

@@ -11,6 +11,7 @@ from core.transitions import advance
 from pool.models import Dispatch, Job
 from pool.retry import Retry
 from pool.services.bell import dispatcher_ring
+from pool.services.checkpoints import attempt_closed, attempts_fruitless
 from pool.states import DispatchState, JobState
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ def attempt_ended(dispatch: Dispatch, *, now: datetime) -> None:
     Call it in the transaction that ended the dispatch. A slot is free now, so that the dispatcher is rung.
     """
     dispatcher_ring()
+    attempt_closed(dispatch, now=now)
     job = _job_of(dispatch, JobState.DISPATCHED, JobState.RUNNING)
     if job is None:
         log.info("dispatch=%s ended as %s, its job has moved on", dispatch.pk, dispatch.state)
@@ -77,7 +79,7 @@ def _requeue(job: Job, dispatch: Dispatch, *, now: datetime) -> None:
     why = dispatch.reason
     # Only attempts that a worker had begun use the job's attempts up: a bell that nobody answered costs nothing. Those
     # that ended by themselves are counted by its retries.
-    begun = job.attempts.filter(claimed_at__isnull=False).exclude(state=DispatchState.FAILED).count()
+    begun = attempts_fruitless(job)
     if dispatch.claimed_at is not None and begun >= job.max_attempts:
         reason = because("job_attempts_used_up", attempts=begun, why=why)
         advance(job, JobState.FAILED, reason=reason, now=now, ended_at=now)

@@ -28,7 +28,7 @@ from pool.services.interrogation import posts_answer
 from pool.services.publish import orders_publish
 from pool.services.standings import standings_write
 from pool.services.stream import Entry, Page, page_read, page_take, page_trim
-from pool.services.workers import overdue_at, worker_heard, worker_offline
+from pool.services.workers import overdue_at, worker_drains, worker_heard, worker_offline
 from pool.sessions import limit_s, session_columns, session_known
 from pool.standing import Standing
 from pool.states import DispatchState, WorkerState
@@ -315,6 +315,8 @@ def _bring_back(heard: dict[str, Heard], *, now: datetime) -> None:
                 worker_offline(one.worker, reason=because("session_ended"), now=now, ended_at=ended_at)
             elif one.spoke or one.worker.state != WorkerState.OFFLINE:
                 worker_heard(one.worker, now=now)
+                if one.spoke:
+                    worker_drains(one.worker, draining=one.last.post.status == wire.DRAINING, now=now)
         except TransitionRefused as refused:
             log.info("worker=%s not moved by its post: %s", one.worker.pk, refused)
 

@@ -22,6 +22,9 @@ GLOBS_AT_MOST = 32
 AFTER_AT_MOST = 100
 COUNT_AT_MOST = 10_000
 
+CHECKPOINT_MIN_S, CHECKPOINT_MAX_S = 6.0, 7 * 86_400.0
+CHECKPOINT_USUAL_S = 600.0
+
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -41,7 +44,8 @@ class JobSpec:
     """What to run, and what it needs. Exactly one of command (an argument list, no shell) and script.
 
     timeout_s counts from the start of each attempt. gpu_mem_bytes is per GPU. expected_hours: it is only started where
-    so much is left. instance_ref: run it on this instance only. labels: all of them must be its worker's. max_attempts:
+    so much is left. checkpoint_every_s: how often its working directory is kept, for its next attempt to go on from; None:
+    never. instance_ref: run it on this instance only. labels: all of them must be its worker's. max_attempts:
     how many attempts may end with their worker. workdir: where it starts, relative to its folder; files and artifacts
     (globs) are relative to that. after: ids of jobs and arrays; after_policy: what they must have done, `succeeded` or
     `ended`. count: None for one job, else an array of so many.
@@ -59,6 +63,7 @@ class JobSpec:
     gpu_mem_bytes: int = 0
     provider: str = ""
     expected_hours: float | None = None
+    checkpoint_every_s: float | None = None
     instance_ref: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     priority: int = 0
@@ -105,6 +110,7 @@ def problems_of(spec: JobSpec) -> list[Problem]:
         *_work(spec),
         *_texts(spec),
         *_numbers(spec),
+        *_checkpoint(spec),
         *_retry(spec),
         *_files(spec),
         *_paths(spec),
@@ -176,6 +182,24 @@ def _numbers(spec: JobSpec) -> Iterator[Problem]:
     if spec.count is not None and not 1 <= spec.count <= COUNT_AT_MOST:
         yield _bad(
             "count", f"count must be between 1 and {COUNT_AT_MOST}", "split a larger array into several"
+        )
+
+
+def _checkpoint(spec: JobSpec) -> Iterator[Problem]:
+    every_s = spec.checkpoint_every_s
+    if every_s is None:
+        return
+    if not CHECKPOINT_MIN_S <= every_s <= CHECKPOINT_MAX_S:
+        yield _bad(
+            "checkpoint",
+            f"checkpoint.every_minutes must be between {CHECKPOINT_MIN_S / 60:g} and {CHECKPOINT_MAX_S / 60:g}",
+            "10 is usual; a job can also ask for one at any moment",
+        )
+    if spec.instance_ref:
+        yield _bad(
+            "checkpoint",
+            "a job on an instance keeps no checkpoints of its own: it works in the instance's workspace",
+            "leave checkpoint out: the workspace is kept whenever the instance goes to sleep",
         )
 
 

@@ -132,7 +132,8 @@ def dispatch_finish(
 ) -> None:
     """Accept the one result of a dispatch. The very same report again (a lost answer) is accepted and changes nothing.
 
-    Raises NotFound, StandDown, Invalid for an outcome that is not one.
+    One that comes too late is kept with that attempt, to be looked at, and moves nothing. Raises NotFound, StandDown,
+    Invalid for an outcome that is not one.
     """
     now = now or timezone.now()
     if post.outcome not in wire.OUTCOMES:
@@ -142,17 +143,36 @@ def dispatch_finish(
         row = _own(identity, dispatch_id)
         if row.fence == post.fence and row.state == state:
             return
-        row = _still_held(row, fence=post.fence)
-        dispatch_end(
-            row,
-            state,
-            reason=_outcome_reason(post),
-            now=now,
-            finished_at=now,
-            lease_until=None,
-            exit_code=post.exit_code,
-            result=storable(dict(post.result)),
-        )
+        if row.state == DispatchState.CLAIMED and row.fence == post.fence:
+            dispatch_end(
+                row,
+                state,
+                reason=_outcome_reason(post),
+                now=now,
+                finished_at=now,
+                lease_until=None,
+                exit_code=post.exit_code,
+                result=storable(dict(post.result)),
+            )
+            return
+        _keep_late(row, post, now=now)
+    raise _over(row)
+
+
+def _keep_late(row: Dispatch, post: wire.FinishPost, *, now: datetime) -> None:
+    """What the attempt came to after it was over: only its own words, only once, and of no consequence."""
+    if row.fence != post.fence or row.claimed_at is None:
+        return
+    late = {
+        "at": now.isoformat(),
+        "outcome": post.outcome,
+        "exit_code": post.exit_code,
+        "reason": (post.reason or "")[:REASON_LIMIT],
+        "output_tail": (post.output_tail or "")[-wire.OUTPUT_TAIL_BYTES :],
+        "output_bytes": post.output_bytes,
+    }
+    if Dispatch.objects.filter(pk=row.pk, late={}).update(late=storable(late)):
+        log.info("dispatch=%s late report kept outcome=%s exit_code=%s", row.pk, post.outcome, post.exit_code)
 
 
 def _begin(row: Dispatch, *, until: datetime, now: datetime) -> None:

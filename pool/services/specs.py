@@ -50,6 +50,8 @@ def job_work(dispatch: Dispatch) -> dict[str, Any]:
         work["files"] = content.file_count
     if content.workdir:
         work["workdir"] = content.workdir
+    if job.checkpoint_every_s is not None:
+        work["checkpoint"] = {"every_s": job.checkpoint_every_s}
     if job.timeout_s is not None:
         work["timeout_s"] = job.timeout_s
     return work

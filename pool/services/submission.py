@@ -145,6 +145,7 @@ def _columns(owner: Any, spec: JobSpec, before: Before, *, now: datetime) -> dic
         "gpu_mem_bytes": spec.gpu_mem_bytes,
         "provider": spec.provider,
         "expected_hours": spec.expected_hours,
+        "checkpoint_every_s": spec.checkpoint_every_s,
         "instance_ref": spec.instance_ref,
         "labels": labels_packed(spec.labels),
         "priority": spec.priority,

@@ -88,6 +88,7 @@ def worker_drain(worker: Worker, *, reason: Reason, by: str = "", now: datetime 
     if worker.state in (WorkerState.DRAINING, WorkerState.OFFLINE, WorkerState.LOST):
         worker.refresh_from_db()
     if worker.state == WorkerState.DRAINING:
+        Worker.objects.filter(pk=worker.pk, drain_asked_at=None).update(drain_asked_at=now)
         return
     with transaction.atomic():
         if worker.state in (WorkerState.OFFLINE, WorkerState.LOST):
@@ -111,6 +112,25 @@ def worker_undrain(
         advance(worker, WorkerState.ONLINE, reason=reason or because("drain_taken_back"), by=by, now=now)
         orders_publish([worker.pk])
         dispatcher_ring()
+
+
+def worker_drains(worker: Worker, *, draining: bool, now: datetime) -> None:
+    """What its agent says of itself: it ends what it has because its session is near its end, or it goes on (a start anew).
+
+    That is no order: it ends with the session. An order that stands is nobody's but who gave it. Raises TransitionRefused
+    from a stale copy.
+    """
+    if draining and worker.state in (WorkerState.ONLINE, WorkerState.SUSPECT):
+        reason = because("session_near_end")
+        with transaction.atomic():
+            advance(worker, WorkerState.DRAINING, reason=reason, now=now)
+            away = because("worker_away", state=str(WorkerState.DRAINING))
+            dispatches_withdraw(worker, reason=away, now=now, unclaimed_jobs=True)
+    elif not draining and worker.state == WorkerState.DRAINING and worker.drain_asked_at is None:
+        with transaction.atomic():
+            advance(worker, WorkerState.ONLINE, reason=because("worker_posted"), now=now)
+            orders_publish([worker.pk])
+            dispatcher_ring()
 
 
 def worker_slots_set(worker: Worker, slots: int) -> None:

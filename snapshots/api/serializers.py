@@ -13,13 +13,13 @@ BIG = 2**63 - 1
 class SnapshotSerializer(serializers.ModelSerializer):
     status = serializers.CharField(source="state")
     reason = serializers.CharField()
-    instance = serializers.CharField(source="instance_ref")
+    workspace = serializers.CharField(source="workspace_ref", help_text="an instance's id, or a job's")
 
     class Meta:
         model = Snapshot
         fields = [
             "id",
-            "instance",
+            "workspace",
             "generation",
             "epoch",
             "status",

@@ -41,7 +41,7 @@ class SnapshotViewSet(
     serializer_class = SnapshotSerializer
     permission_classes = [HasScope]
     pagination_class = Pagination
-    filterset_fields = {"instance_ref": ["exact"], "state": ["exact"]}
+    filterset_fields = {"workspace_ref": ["exact"], "state": ["exact"]}
     queryset = Snapshot.objects.all()
     lookup_value_regex = "[a-z0-9_]+"  # anything else is no id, and not every database can be asked for it
 

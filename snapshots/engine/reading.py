@@ -44,7 +44,10 @@ class _Changed(Exception):
 
 
 class Reader:
-    """Reads files into a packer. `readings` and `vanished` are by path, and complete once the pool has been joined."""
+    """Reads files into a packer. `readings` and `vanished` are by path, and complete once the pool has been joined.
+
+    gives_up: a file that changed at each attempt goes into `changing`, in place of FileChanging.
+    """
 
     def __init__(
         self,
@@ -57,9 +60,11 @@ class Reader:
         effort: Effort,
         clock_ns: Callable[[], int],
         siblings: Siblings,
+        gives_up: bool = False,
     ) -> None:
         self.readings: dict[bytes, Reading] = {}
         self.vanished: list[bytes] = []
+        self.changing: list[bytes] = []
         self._root = root
         self._packer = packer
         self._pool = pool
@@ -68,6 +73,7 @@ class Reader:
         self._effort = effort
         self._clock_ns = clock_ns
         self._siblings = siblings
+        self._gives_up = gives_up
 
     def read(self, nodes: Iterable[Node]) -> None:
         """Hand all these files to the pool: small ones in groups that become solid blocks, others one by one."""
@@ -119,7 +125,8 @@ class Reader:
             except _Gone:
                 return None
             except _Changed:
-                self._before_retry(path, attempt)
+                if not self._tries_again(path, attempt):
+                    return None
         return None
 
     def _small_once(self, path: bytes, attempt: int) -> tuple[os.stat_result, Xattrs, bytes] | None:
@@ -154,8 +161,8 @@ class Reader:
         except _Gone:
             return
         except _Changed:
-            self._before_retry(path, attempt)
-            self._pool.submit(self._big, path, attempt + 1)
+            if self._tries_again(path, attempt):
+                self._pool.submit(self._big, path, attempt + 1)
             return
         runs = list(chunk.spans(region for region in parts if not region.is_hole))
         self._control.done(bytes_=sum(region.length for region in parts if region.is_hole))
@@ -178,9 +185,9 @@ class Reader:
         if big.complete():
             self._keep(big.path, big.reading())
             return
-        self._before_retry(big.path, big.attempt)
-        self._control.grow(bytes_=big.before.facts.st_size)
-        self._pool.submit(self._big, big.path, big.attempt + 1)
+        if self._tries_again(big.path, big.attempt):
+            self._control.grow(bytes_=big.before.facts.st_size)
+            self._pool.submit(self._big, big.path, big.attempt + 1)
 
     def _chunk(self, fd: int, offset: int, length: int, siblings: list[Sibling]) -> bytes:
         self._control.check()
@@ -255,13 +262,18 @@ class Reader:
         self._control.pause((tick_ns - max(age_ns, 0)) / 1e9)
         return os.fstat(fd)
 
-    def _before_retry(self, path: bytes, attempt: int) -> None:
+    def _tries_again(self, path: bytes, attempt: int) -> bool:
+        """After a pause. False where it is given up."""
         if attempt >= self._effort.read_attempts:
+            if self._gives_up:
+                self.changing.append(path)
+                return False
             raise FileChanging(
                 path,
                 f"it changed each of the {attempt} times it was read: stop the program that writes it, or move it out of the workspace",
             )
         self._control.pause(self._effort.retry_pause_s * attempt)
+        return True
 
     def _keep(self, path: bytes, reading: Reading) -> None:
         self.readings[path] = reading

@@ -22,6 +22,11 @@ from snapshots.engine.statindex import StatIndex, identity_of
 
 WARNINGS_MAX = 100
 Inode = tuple[int, int]
+Found = tuple[EncodedEntry, os.stat_result | None]
+"""An entry and the facts that it stands on; None for one that an earlier snapshot lends."""
+
+Older = Callable[[bytes], Entry | None]
+"""What an earlier snapshot has under a path."""
 
 
 class TreeRead(NamedTuple):
@@ -32,7 +37,7 @@ class TreeRead(NamedTuple):
     """
 
     top: Entry
-    entries: list[tuple[EncodedEntry, os.stat_result]]
+    entries: list[Found]
     warnings: list[str]
     looked_at_ns: int
     known_files: int | None
@@ -49,15 +54,21 @@ def read_tree(
     clock_ns: Callable[[], int],
     index: StatIndex | None = None,
     ignore: Iterable[bytes] | None = None,
+    older: Older | None = None,
 ) -> TreeRead:
-    """Every file's bytes into the packer, but for those that the index proves to be unchanged. Raises FileChanging, FileUnreadable, SnapshotRefused, each naming the culprit."""
+    """Every file's bytes into the packer, but for those that the index proves to be unchanged. Raises FileChanging, FileUnreadable, SnapshotRefused, each naming the culprit.
+
+    older: somebody works in this tree and is not to be stopped. A file that never holds still is as `older` has it, or is
+    not there; folders that never hold still are as the last look found them. Each is a warning, none a FileChanging.
+    """
     readings: dict[bytes, Reading] = {}
     vanished: set[bytes] = set()
+    changing: set[bytes] = set()
     siblings = Siblings(index.rows() if index is not None else ())
     culprit: bytes | None = None
     root_fd = _open(source)
     try:
-        for _ in range(effort.rounds):
+        for left in reversed(range(effort.rounds)):
             # A fresh Beneath each round, for folders kept open may have been moved. The pool ends before it closes.
             with Beneath(root_fd) as root, TaskPool(effort.workers, control) as pool:
                 control.phase("scan")
@@ -74,10 +85,15 @@ def read_tree(
                     effort=effort,
                     clock_ns=clock_ns,
                     siblings=siblings,
+                    gives_up=older is not None,
                 )
                 if index is not None:
                     readings.update(_moved(firsts.values(), index))
-                todo = [node for node in firsts.values() if not _is_read(node, readings)]
+                todo = [
+                    node
+                    for node in firsts.values()
+                    if node.path not in changing and not _is_read(node, readings)
+                ]
                 control.phase(
                     "read", bytes_total=sum(node.facts.st_size for node in todo), files_total=len(todo)
                 )
@@ -86,15 +102,18 @@ def read_tree(
                 reader.read(todo)
                 pool.join()
                 readings.update(reader.readings)
+                changing.update(reader.changing)
                 gone = tree.vanished + reader.vanished
                 vanished.update(gone)
-                culprit = _unsettled(root, tree, firsts, readings, gone)
-            if culprit is None:
+                held = {inode: node for inode, node in firsts.items() if node.path not in changing}
+                culprit = _unsettled(root, tree, held, readings, gone)
+            if culprit is None or (older is not None and left == 0):
                 known_files = sum(node.seen is not None for node in firsts.values())
+                lent = Lent(older, changing | _torn(firsts, readings), set(gone))
                 return TreeRead(
                     entry_of(tree.top),
-                    _entries(tree, firsts, readings),
-                    _warnings(tree, vanished),
+                    _entries(tree, firsts, readings, lent),
+                    _warnings(tree, vanished, lent, unsettled=culprit),
                     looked_at_ns,
                     known_files if known_files == len(firsts) else None,
                     tree.left_out,
@@ -160,11 +179,54 @@ def _moved(firsts: Iterable[Node], index: StatIndex) -> dict[bytes, Reading]:
     return found
 
 
+class Lent:
+    """Names whose files could not be read whole: what an earlier snapshot has in their place, if anything.
+
+    paths: of files that never held still. gone: of names that were removed while we looked; nobody lends those.
+    """
+
+    def __init__(self, older: Older | None, paths: set[bytes], gone: set[bytes]) -> None:
+        self._older = older
+        self._paths = paths - gone
+        self._gone = gone
+        self.kept: set[bytes] = set()
+        self.left_out: set[bytes] = set()
+
+    def takes(self, first: bytes) -> bool:
+        """Whether the file with that first name was not read whole."""
+        return first in self._paths or first in self._gone
+
+    def entry(self, path: bytes, first: bytes) -> EncodedEntry | None:
+        """What stands in for that name; None: nothing does. `first` is asked for before its other names."""
+        if first in self._gone or self._older is None:
+            return None
+        old = self._older(path)
+        is_file = old is not None and old.kind is Kind.FILE and path == first
+        is_link = old is not None and old.kind is Kind.HARD_LINK and old.target == first in self.kept
+        if old is None or not (is_file or is_link):
+            self.left_out.add(path)
+            return None
+        self.kept.add(path)
+        return EncodedEntry.of(old)
+
+
+def _torn(firsts: dict[Inode, Node], readings: dict[bytes, Reading]) -> set[bytes]:
+    """Files of several names of which the one that was read is another file by now: which of them is which, nobody knows."""
+    return {
+        node.path
+        for inode, node in firsts.items()
+        if node.seen is None
+        and node.facts.st_nlink > 1
+        and (reading := readings.get(node.path)) is not None
+        and (reading.facts.st_dev, reading.facts.st_ino) != inode
+    }
+
+
 def _entries(
-    tree: Tree, firsts: dict[Inode, Node], readings: dict[bytes, Reading]
-) -> list[tuple[EncodedEntry, os.stat_result]]:
+    tree: Tree, firsts: dict[Inode, Node], readings: dict[bytes, Reading], lent: Lent
+) -> list[Found]:
     """In path order. Metadata of files are those that were true while the bytes were read."""
-    found: list[tuple[EncodedEntry, os.stat_result]] = []
+    found: list[Found] = []
     links: dict[Inode, bytes] = {
         inode: node.path for inode, node in firsts.items() if node.facts.st_nlink > 1
     }
@@ -173,6 +235,10 @@ def _entries(
         first = path
         if facts.st_nlink > 1 and kind is not Kind.FOLDER:
             first = links.setdefault(node.inode, path)
+        if kind is Kind.FILE and seen is None and lent.takes(first):
+            if (standing := lent.entry(path, first)) is not None:
+                found.append((standing, None))
+            continue
         if seen is not None and first == path:
             found.append(
                 (EncodedEntry(path, seen[1], kind, facts.st_size if kind is Kind.FILE else 0), facts)
@@ -193,10 +259,21 @@ def _entries(
     return found
 
 
-def _warnings(tree: Tree, vanished: set[bytes]) -> list[str]:
+def _warnings(tree: Tree, vanished: set[bytes], lent: Lent, *, unsettled: bytes | None) -> list[str]:
     present = {node.path for node in tree.nodes}
     gone = sorted(vanished - present)
-    found = [f"{show(path)}: vanished while the snapshot was taken and is not in it" for path in gone]
+    changed = [
+        f"{show(path)}: it was written all the time; its last version is kept" for path in sorted(lent.kept)
+    ]
+    changed += [
+        f"{show(path)}: it was written all the time, and there is no earlier version: it is left out"
+        for path in sorted(lent.left_out)
+    ]
+    if unsettled is not None:
+        changed.append(f"{show(unsettled)}: names were made, moved or removed in it at each look")
+    found = changed + [
+        f"{show(path)}: vanished while the snapshot was taken and is not in it" for path in gone
+    ]
     for node in tree.nodes:
         if node.kind is Kind.SOCKET or node.kind in DEVICES:
             found.append(

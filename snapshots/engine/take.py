@@ -20,7 +20,7 @@ from snapshots.engine.manifest_write import Snapshot, Written, write_manifest
 from snapshots.engine.packing import Packer
 from snapshots.engine.progress import Control, IsCancelled, OnProgress
 from snapshots.engine.remote.base import ObjectPlan, Remote
-from snapshots.engine.rounds import TreeRead, read_tree
+from snapshots.engine.rounds import Older, TreeRead, read_tree
 from snapshots.engine.statindex import rows_of
 from snapshots.engine.upload import Uploader
 
@@ -61,6 +61,7 @@ def take(
     parent: Manifest | None = None,
     stat_index: Path | None = None,
     encrypt: bool = False,
+    keep_changing: bool = False,
     ignore: Iterable[bytes] | None = None,
     writer: str = "dormouse",
     progress: OnProgress | None = None,
@@ -76,6 +77,8 @@ def take(
     even read, and changed ones are stored as deltas against older siblings where that pays.
     ignore: rules for what is left out (ignore.CACHES, or none of them), to which the workspace's own .dormouseignore adds. None:
     nothing is left out, and that file is one like any other.
+    keep_changing: a file that is written all the time is kept as the parent has it, or left out where it has none, with a
+    warning; never half. Without it such a file is FileChanging. For a tree that somebody works in while it is taken.
     encrypt: contents, names and manifest. Nothing of a parent that is not encrypted is used then: the take is a full one.
     Raises FileChanging, FileUnreadable or SnapshotRefused (each names the file), Cancelled, and the remote's StoreError.
     No root was written then, and what was uploaded is unreferenced: retention removes it. (Only a StoreError from sending the
@@ -114,6 +117,7 @@ def take(
                 clock_ns=clock_ns,
                 index=index,
                 ignore=ignore,
+                older=_older(parent) if keep_changing else None,
             )
             packs = packer.finish()
             control.check()
@@ -161,6 +165,10 @@ def take(
         snapshot_id, taken.entries, taken.logical_bytes, taken.stored_bytes, taken.new_packs, taken.seconds,
     )  # fmt: skip
     return taken
+
+
+def _older(parent: Manifest | None) -> Older:
+    return (lambda _path: None) if parent is None else parent.find
 
 
 def _keep_index(

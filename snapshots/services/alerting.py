@@ -16,7 +16,7 @@ def generations_damaged(now: datetime) -> Iterator[Finding]:
     for row in Snapshot.objects.filter(state=SnapshotState.DAMAGED):
         why = words(row.reason_code, row.reason_params)
         reason = because(
-            "generation_is_damaged", generation=row.generation, instance=row.instance_ref, why=why
+            "generation_is_damaged", generation=row.generation, workspace=row.workspace_ref, why=why
         )
         yield Finding(reason, Snapshot.SUBJECT, row.pk, row.owner_id)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from datetime import datetime
 
@@ -13,6 +14,8 @@ from core.transitions import advance
 from snapshots.models import Snapshot
 from snapshots.states import SnapshotState
 
+log = logging.getLogger(__name__)
+
 _in_use: list[Callable[[Snapshot], str | None]] = []
 
 
@@ -23,7 +26,7 @@ def register_use(in_use: Callable[[Snapshot], str | None]) -> None:
 
 
 def snapshot_delete(snapshot: Snapshot, *, by: str, now: datetime | None = None) -> None:
-    """Refused while it is pinned, while an instance sleeps on it, and while it is still being taken.
+    """Refused while it is pinned, while somebody needs it (an instance sleeps on it), and while it is still being taken.
 
     Its row is locked while its users are asked: whoever begins to use it (a box that is let go, a wake) locks it too, so
     that one of the two sees the other.
@@ -43,8 +46,29 @@ def snapshot_delete(snapshot: Snapshot, *, by: str, now: datetime | None = None)
             if need:
                 raise DomainError(
                     f"snapshot {row.pk} is still needed: {need}",
-                    hint="wake the instance, or delete it, and try again",
+                    hint="try again once it is not",
                     code="snapshot_in_use",
                 )
         advance(row, SnapshotState.DELETED, reason=because("snapshot_let_go", by=by), by=by, now=now)
     snapshot.refresh_from_db()
+
+
+def snapshots_trim(workspace_ref: str, *, keep: int, by: str, now: datetime | None = None) -> int:
+    """Let all but the newest `keep` verified generations of a workspace go; how many went.
+
+    Damaged ones go with those beside them. What is pinned or needed stays, and is looked at again the next time.
+    """
+    rows = Snapshot.objects.filter(workspace_ref=workspace_ref).order_by("-generation")
+    verified = rows.filter(state=SnapshotState.VERIFIED).values_list("generation", flat=True)
+    kept = list(verified[:keep])
+    if len(kept) < keep:
+        return 0
+    gone = 0
+    old = rows.filter(state__in=(SnapshotState.VERIFIED, SnapshotState.DAMAGED), pinned=False)
+    for row in old.filter(generation__lt=kept[-1]) if kept else old:
+        try:
+            snapshot_delete(row, by=by, now=now)
+            gone += 1
+        except DomainError as refused:
+            log.info("snapshot=%s stays: %s", row.pk, refused)
+    return gone

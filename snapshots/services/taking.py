@@ -17,6 +17,7 @@ from core.ids import new_id
 from core.reasons import because
 from core.text import storable
 from core.transitions import advance, event_add
+from snapshots import signals
 from snapshots.engine.keys import KeyRefused, ObjectKind, parse_key, root_key
 from snapshots.models import OwnerKey, Pack, RestoreGrant, Snapshot
 from snapshots.services.owners import owner_key
@@ -43,14 +44,16 @@ class AlreadyCommitted(DomainError):
 def snapshot_begin(
     *,
     owner: Any,
-    instance_ref: str,
+    workspace_ref: str,
     epoch: int,
     worker_ref: str,
     worker_epoch: int,
     key: str,
     now: datetime | None = None,
 ) -> Snapshot:
-    """The instance's next generation, to be taken by that worker in that epoch. Asking again with the same key finds it.
+    """The workspace's next generation, to be taken by that worker in that epoch. Asking again with the same key finds it.
+
+    workspace_ref, epoch: as the model says: an instance and its epoch, or a job and its attempt.
 
     Generations are counted up without a gap or a double, also where several begin at once: the owner's key is the lock.
     """
@@ -61,18 +64,18 @@ def snapshot_begin(
         found = Snapshot.objects.filter(key=key).first()
         if found is not None:
             return found
-        last = Snapshot.objects.filter(instance_ref=instance_ref).aggregate(last=Max("generation"))["last"]
+        last = Snapshot.objects.filter(workspace_ref=workspace_ref).aggregate(last=Max("generation"))["last"]
         snapshot_id = new_id("sn")
         row = Snapshot.objects.create(
             id=snapshot_id,
             owner=owner,
-            instance_ref=instance_ref,
+            workspace_ref=workspace_ref,
             generation=(last or 0) + 1,
             epoch=epoch,
             key=key,
             worker_ref=worker_ref,
             worker_epoch=worker_epoch,
-            parent=verified_latest(instance_ref),
+            parent=verified_latest(workspace_ref),
             root_key=root_key(keys.storage_id, snapshot_id),
             state=SnapshotState.TAKING,
             state_since=now,
@@ -93,10 +96,10 @@ def snapshot_fail(snapshot: Snapshot, *, error: str, now: datetime | None = None
         advance(snapshot, SnapshotState.FAILED, reason=because("snapshot_given_up"), now=now)
 
 
-def verified_latest(instance_ref: str) -> Snapshot | None:
-    """The newest verified generation of an instance."""
+def verified_latest(workspace_ref: str) -> Snapshot | None:
+    """The newest verified generation of a workspace."""
     return (
-        Snapshot.objects.filter(instance_ref=instance_ref, state=SnapshotState.VERIFIED)
+        Snapshot.objects.filter(workspace_ref=workspace_ref, state=SnapshotState.VERIFIED)
         .order_by("-generation")
         .first()
     )
@@ -166,7 +169,7 @@ def snapshot_plan(
 
     Every key must be a snapshot object of this owner; the root must be this snapshot's own. What may be uploaded is
     written down first, and a commit accepts no other root. What may be downloaded was written down for a snapshot of
-    the same instance: a machine that somebody else owns sees no other workspace of this owner. Invalid names the key
+    the same workspace: a machine that somebody else owns sees no other workspace of this owner. Invalid names the key
     that was refused.
     """
     keys = owner_key(snapshot.owner)
@@ -222,11 +225,11 @@ def _check_put(wish: wire.PutWish, snapshot: Snapshot, storage_id: str) -> None:
 def _check_get(keys: Sequence[str], snapshot: Snapshot, storage_id: str) -> None:
     for key in keys:
         _check_owner(key, storage_id)
-    known = Pack.objects.filter(key__in=keys, snapshot__instance_ref=snapshot.instance_ref)
+    known = Pack.objects.filter(key__in=keys, snapshot__workspace_ref=snapshot.workspace_ref)
     foreign = set(keys) - set(known.values_list("key", flat=True))
     if foreign:
         raise Invalid(
-            f"{min(foreign)[:100]} is no object of this instance", hint="ask for what its manifests name"
+            f"{min(foreign)[:100]} is no object of this workspace", hint="ask for what its manifests name"
         )
 
 
@@ -266,6 +269,7 @@ def snapshot_commit(
             raise
         _check_root(snapshot, facts)
         _committed(snapshot, storable(facts), now)
+        signals.snapshot_committed.send(sender=Snapshot, snapshot=snapshot, now=now)
     return snapshot
 
 
@@ -312,9 +316,10 @@ def restore_allow(snapshot: Snapshot, *, worker_ref: str, worker_epoch: int) -> 
     RestoreGrant.objects.get_or_create(snapshot=snapshot, worker_ref=worker_ref, worker_epoch=worker_epoch)
 
 
-def restore_forbid(*, worker_ref: str) -> None:
-    """That worker has restored what it should, or is gone: it reads nothing any more."""
-    RestoreGrant.objects.filter(worker_ref=worker_ref).delete()
+def restore_forbid(*, worker_ref: str, snapshot_id: str | None = None) -> None:
+    """That worker has restored what it should, or is gone: it reads that snapshot, or any (None), no more."""
+    grants = RestoreGrant.objects.filter(worker_ref=worker_ref)
+    (grants if snapshot_id is None else grants.filter(snapshot=snapshot_id)).delete()
 
 
 def snapshot_to_restore(snapshot_id: str, identity: AgentIdentity) -> Snapshot:

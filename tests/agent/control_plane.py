@@ -38,6 +38,7 @@ class Dispatch:
     log_posts: int = 0
     progress: list[dict[str, Any]] = field(default_factory=list)
     finishes: list[dict[str, Any]] = field(default_factory=list)
+    late: list[dict[str, Any]] = field(default_factory=list)
     superseded: bool = False
     cancel: bool = False
     rung_s: float = 0.0
@@ -217,6 +218,8 @@ class ControlPlane:
         if held is None:
             return 404, {"code": "not_found", "message": "no such dispatch", "hint": ""}
         if held.superseded or (verb != "claim" and body["fence"] != held.claim["fence"]):
+            if verb == "finish":
+                held.late.append(body)
             return STAND_DOWN
         match verb:
             case "claim":

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from agent import processes, wire
-from tests.agent.conftest import AgentProcess
+from tests.agent.conftest import AgentProcess, eventually
 from tests.agent.control_plane import STAND_DOWN, ControlPlane, Dispatch
 
 STUBBORN = ["/bin/sh", "-c", "trap '' TERM; (trap '' TERM; sleep 600) & setsid sleep 601 & echo up; wait"]
@@ -61,7 +61,7 @@ def test_it_posts_while_its_last_child_uses_its_grace_and_then_says_goodbye(
     count = len(plane.statuses)
     assert agent.end() == 0
     words = [(post["status"], post["jobs"]) for post in plane.statuses[count:]]
-    assert words.count(("busy", ["d_1"])) > 3 and words[-1] == (wire.ENDED, [])
+    assert words.count((wire.DRAINING, ["d_1"])) > 3 and words[-1] == (wire.ENDED, [])
     assert job.finish and job.finish["outcome"] == "interrupted"
 
 
@@ -108,7 +108,7 @@ def test_the_end_does_not_wait_for_a_control_plane_that_is_away_and_reports_when
 def test_at_the_session_limit_it_ends_by_itself_with_the_jobs_own_grace(
     plane: ControlPlane, agent: AgentProcess
 ) -> None:
-    plane.settings = {"max_session_hours": 2.5 / 3600}
+    plane.settings = {"max_session_hours": 8 / 3600}
     agent.enrolled().start()
     script = "trap 'echo saving; sleep 0.5; echo saved; exit 0' TERM\necho up\nwhile :; do sleep 0.05; done"
     job = plane.dispatch("d_1", script=script, grace_s=30)
@@ -158,3 +158,33 @@ def test_an_attempt_that_was_given_to_another_worker_is_killed_and_the_agent_goe
     plane.wait(lambda: other.finish)
     assert processes.members(pgid=0, mark=mark, trust_group=False) == []
     assert not job.finishes and other.log == b"done\n"
+    plane.wait(lambda: job.late)
+    [late] = job.late
+    assert (late["outcome"], late["reason"]) == (
+        "interrupted",
+        "stood down: this attempt was over while it ran",
+    )
+    assert late["output_tail"].startswith("tick\n") and late["output_bytes"] >= len("tick\n")
+
+
+def test_a_result_that_comes_too_late_is_told_once_with_its_last_output(
+    plane: ControlPlane, agent: AgentProcess
+) -> None:
+    """The network was cut; meanwhile the job ended here, and was given to somebody else there."""
+    agent.enrolled().start()
+    go = agent.state_dir.with_name("go")
+    script = f"seq 1 10000; while [ ! -e {go} ]; do sleep 0.02; done; echo the end; exit 7"
+    job = plane.dispatch("d_1", script=script)
+    plane.wait(lambda: job.log)
+    plane.close()
+    go.touch()
+    eventually(lambda: "ended outcome=failed exit_code=7" in agent.log())
+    job.superseded = True
+    plane.open()
+    plane.wait(lambda: job.late)
+    [late] = job.late
+    assert (late["outcome"], late["exit_code"], late["fence"]) == ("failed", 7, 1)
+    assert late["output_tail"].endswith("9999\n10000\nthe end\n")
+    assert len(late["output_tail"]) == wire.OUTPUT_TAIL_BYTES < late["output_bytes"] == 48_894 + 8
+    eventually(lambda: not agent.run_folder("d_1").exists())
+    assert not job.finishes

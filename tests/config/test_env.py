@@ -79,6 +79,7 @@ WRONG = [
     ("E016", "DORMOUSE_VAST_URL", "http://vast.example"),
     ("E017", "DORMOUSE_DEAD_MAN_MINUTES", "-1"),
     ("E017", "DORMOUSE_DEAD_MAN_MINUTES", "soon"),
+    ("E026", "DORMOUSE_CHECKPOINT_KEEP_DAYS", "-1"),
 ]
 
 

@@ -99,7 +99,7 @@ class Rented:
 
     def snapshots(self) -> list[dict[str, Any]]:
         return self.installation.rows.all(
-            "SELECT * FROM snapshots_snapshot WHERE instance_ref = ? ORDER BY generation", self.id
+            "SELECT * FROM snapshots_snapshot WHERE workspace_ref = ? ORDER BY generation", self.id
         )
 
     def chain(self) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from tests.e2e.client import Client
 from tests.e2e.waiting import eventually
+from tests.e2e.wire import CuttableWire
 
 LINES = 20_000
 TALKATIVE = f"""
@@ -92,6 +93,49 @@ echo "attempt $DORMOUSE_ATTEMPT"
         "succeeded",
     ]
     assert counter.read_text() == "attempt 1\nattempt 2\n"
+
+
+def test_a_worker_whose_network_was_cut_stands_down_and_what_it_came_to_is_kept_to_be_looked_at(
+    installation, join, submit
+):
+    wire = CuttableWire(installation.url)
+    first = join("cut-off", "kaggle", extra=("--join", wire.url))
+    client, marks = installation.client(), installation.folder / "cut"
+    script = f"""
+echo "attempt $DORMOUSE_ATTEMPT"
+[ "$DORMOUSE_ATTEMPT" != 1 ] || while [ ! -e {marks}.go ]; do sleep 0.05; done
+echo "attempt $DORMOUSE_ATTEMPT ends"
+"""
+    job = submit(script=script, provider="kaggle", timeout_s=120)
+    eventually(lambda: client.log(job), what="the job runs")
+    last_seen_at = client.worker(first.name)["last_seen_at"]
+    wire.cut()
+    # Nobody tells it anything: its job goes on, ends, and its result waits for somebody to hear it.
+    marks.with_suffix(".go").touch()
+    eventually(lambda: "ended outcome=succeeded" in first.said(), what="the job ends behind the cut")
+    second = join("reachable", "kaggle")
+    ended = eventually(lambda: client.job_ended(job), what="the job runs again elsewhere")
+    assert (ended["status"], ended["worker"]["name"]) == ("succeeded", second.name)
+    assert client.log(job) == "attempt 2\nattempt 2 ends\n"
+    lost = next(one for one in ended["attempts"] if one["number"] == 1)
+    assert (lost["status"], lost["late"]) == ("withdrawn", None)
+    dispatch = installation.rows.one("SELECT * FROM pool_dispatch WHERE job_id = ? AND number = 1", job)
+    silent_s = (dispatch["state_since"] - datetime.fromisoformat(last_seen_at)).total_seconds()
+    # Two beats of 1 s and what a post may be late (0.25 of a beat and 2 s), found by the next tick of 5 s.
+    assert silent_s < 2.25 + 2 + 5 + 2, silent_s
+
+    wire.mend()
+    kept = eventually(
+        lambda: next(one for one in client.job(job)["attempts"] if one["number"] == 1)["late"],
+        what="its late report is kept",
+    )
+    assert (kept["outcome"], kept["exit_code"]) == ("succeeded", 0)
+    assert kept["output_tail"] == "attempt 1\nattempt 1 ends\n"
+    assert kept["output_bytes"] == len(kept["output_tail"])
+    after = client.job(job)
+    moving = ("status", "exit_code", "ended_at", "attempt", "worker", "reason")
+    assert {name: after[name] for name in moving} == {name: ended[name] for name in moving}
+    eventually(lambda: client.worker(first.name, status="online"), what="the worker is back")
 
 
 def access_token(url, worker):

@@ -110,6 +110,17 @@ def test_session_ends_itself_at_its_limit(installation, account, machine, kind):
         "Giving the runtime back." if kind == "colab" else "The agent has ended."
     )
     assert host.given_back == (1 if kind == "colab" else 0)
+    # It has said so itself, and its books were closed by that: nothing is estimated of what nobody saw.
+    client = installation.client()
+    worker = eventually(lambda: client.worker(name, status="offline"), what="the worker is offline")
+    assert worker["reason"] == "its session has ended"
+    session = installation.rows.one("SELECT * FROM pool_session WHERE worker_id = ?", worker["id"])
+    assert 19.5 < session["runtime_s"] < 22
+    assert session["ended_at"] is not None and session["estimated_until"] is None
+    week = installation.rows.one("SELECT * FROM pool_accountweek WHERE account_id = ?", owned)
+    assert abs(week["used_s"] - session["runtime_s"]) < 0.1 and week["estimated_s"] == 0
+    [state] = installation.rows.all("SELECT state_since FROM pool_worker WHERE id = ?", worker["id"])
+    assert abs((state["state_since"] - session["ended_at"]).total_seconds()) < 3
 
 
 def test_secrets_of_the_store_are_used_where_the_cell_is_empty(installation, account, machine):

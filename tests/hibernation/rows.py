@@ -109,7 +109,7 @@ def snapshot_of(
     columns = {"committed_at": AWAKE_SINCE, "verified_at": AWAKE_SINCE, **columns}
     snapshot = Snapshot.objects.create(
         owner=instance.owner,
-        instance_ref=instance.pk,
+        workspace_ref=instance.pk,
         generation=generation,
         epoch=instance.epoch,
         key=f"{instance.pk}:{generation}",

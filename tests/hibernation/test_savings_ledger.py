@@ -82,7 +82,7 @@ def test_hours_in_which_the_provider_had_lost_it_are_neither_counted_nor_saved(a
 def test_a_snapshot_is_paid_for_from_its_commit_until_it_is_let_go(alice: Any) -> None:
     instance = rented(asleep_of(alice), 0, 1)
     gb = 10**9
-    rows = Snapshot.objects.filter(instance_ref=instance.pk)
+    rows = Snapshot.objects.filter(workspace_ref=instance.pk)
     rows.update(committed_at=at(0), stored_bytes=72 * gb)
     assert float(money(instance, hours=10).storage_gb_months) == pytest.approx(1.0)
     rows.update(state="deleted", state_since=at(5 * HOUR))

@@ -134,7 +134,7 @@ class World:
         kept, agent, box = self.copy(instance), self.agent(instance), self.box(instance)
         generation = taking.snapshot_begin(
             owner=instance.owner,
-            instance_ref=instance.pk,
+            workspace_ref=instance.pk,
             epoch=1,
             worker_ref=str(instance.worker_id),
             worker_epoch=1,
@@ -347,7 +347,7 @@ def instance_state(instance: Instance) -> str:
 
 
 def last_generation(instance: Instance) -> Snapshot:
-    return Snapshot.objects.filter(instance_ref=instance.pk).latest("generation")
+    return Snapshot.objects.filter(workspace_ref=instance.pk).latest("generation")
 
 
 def worker_of(instance: Instance) -> Worker:

@@ -43,7 +43,7 @@ def begun(
 ) -> Snapshot:
     return taking.snapshot_begin(
         owner=owner,
-        instance_ref=instance,
+        workspace_ref=instance,
         epoch=epoch,
         worker_ref=worker,
         worker_epoch=epoch,

@@ -191,7 +191,7 @@ def _workspace(stack: Stack, market: Market) -> Path:
 def _night(api: Api, teller: Teller, instance: str, workspace: Path) -> None:
     _watch(api, teller, instance, until="hibernated", within_s=PATIENCE_S)
     _until(None, lambda: not workspace.exists(), what="the box and everything on it are gone", within_s=60)
-    snapshot = api.get("/api/snapshots", instance_ref=instance)["results"][0]
+    snapshot = api.get("/api/snapshots", workspace_ref=instance)["results"][0]
     _must(snapshot["status"] == "verified", "the generation is verified")
     teller.line(
         f"generation {snapshot['generation']}: {snapshot['files']:,} files, {snapshot['logical_bytes'] / 1e6:,.0f} MB kept in "

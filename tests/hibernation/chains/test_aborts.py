@@ -41,7 +41,7 @@ def stopped(world: World, instance: Instance) -> str:
     worker = worker_of(instance)
     assert worker.slots == 1 and worker.state != WorkerState.DRAINING, "it takes jobs again"
     assert not Snapshot.objects.filter(
-        instance_ref=instance.pk, state__in=(SnapshotState.TAKING, SnapshotState.COMMITTED)
+        workspace_ref=instance.pk, state__in=(SnapshotState.TAKING, SnapshotState.COMMITTED)
     ).exists(), "nothing is left half done"
     assert not Dispatch.objects.filter(worker=worker, state__in=("rung", "claimed"), kind="snapshot").exists()
     assert "hibernation_stopped" in world.events(instance)[-2:]

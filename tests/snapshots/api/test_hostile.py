@@ -50,7 +50,7 @@ def test_people_may_ask_what_they_like(api_client: Callable[..., APIClient], wor
     api = api_client(alice)
     row = taken(begun(alice), workspace)
     for place in PLACES:
-        check(api, "get", f"/api/snapshots?instance_ref={place}&state={place}&limit={place}&offset={place}")
+        check(api, "get", f"/api/snapshots?workspace_ref={place}&state={place}&limit={place}&offset={place}")
         check(api, "get", f"/api/snapshots/{row.pk}/files?prefix={place}&after={place}&limit={place}")
         check(api, "get", f"/api/snapshots/{row.pk}/files/{place}")
         for path in ("", "/files", "/files/x"):

@@ -36,11 +36,11 @@ def api(api_client: Callable[..., Any], alice: Any) -> Any:
     return api_client(alice)
 
 
-def test_a_list_of_ones_own_by_instance_and_state(api: Any, snapshot: Snapshot, alice: Any) -> None:
+def test_a_list_of_ones_own_by_workspace_and_state(api: Any, snapshot: Snapshot, alice: Any) -> None:
     begun(alice, instance="i_other", key="c_9:0")
     rows = api.get("/api/snapshots").json()["results"]
-    assert {row["instance"] for row in rows} == {"i_studio", "i_other"}
-    (row,) = api.get("/api/snapshots?instance_ref=i_studio&state=verified").json()["results"]
+    assert {row["workspace"] for row in rows} == {"i_studio", "i_other"}
+    (row,) = api.get("/api/snapshots?workspace_ref=i_studio&state=verified").json()["results"]
     assert (row["id"], row["generation"], row["status"], row["files"]) == (snapshot.pk, 1, "verified", 3)
     assert "read back" in row["reason"]
     assert "key" not in str(sorted(row)), "no key of the store, no owner's key"

@@ -11,7 +11,7 @@ from snapshots.services import taking
 def snapshot(db):
     owner = get_user_model().objects.create_user("alice")
     return taking.snapshot_begin(
-        owner=owner, instance_ref="i_1", epoch=1, worker_ref="w_1", worker_epoch=1, key="c_1:0"
+        owner=owner, workspace_ref="i_1", epoch=1, worker_ref="w_1", worker_epoch=1, key="c_1:0"
     )
 
 

@@ -155,14 +155,14 @@ def test_an_object_is_written_once() -> None:
         taking.snapshot_plan(snapshot, put=[first, second], get=[], now=T0)
 
 
-def test_another_instance_of_the_same_owner_is_not_read() -> None:
+def test_another_workspace_of_the_same_owner_is_not_read() -> None:
     """The machine is a stranger's: it sees the workspace that it holds, and no other one of this person."""
     alice = person()
     mine, other = begun(alice), begun(alice, instance="i_secret", worker="w_secret", key="c_2:0")
     secret = wish(other)
     taking.snapshot_plan(other, put=[secret, root_wish(other)], get=[], now=T0)
     for key in (secret.key, other.root_key):
-        with pytest.raises(Invalid, match="no object of this instance"):
+        with pytest.raises(Invalid, match="no object of this workspace"):
             taking.snapshot_plan(mine, put=[], get=[key], now=T0)
     ours = wish(mine, number=5)
     taking.snapshot_plan(mine, put=[ours], get=[], now=T0)

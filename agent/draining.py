@@ -1,0 +1,53 @@
+"""When a worker must begin to end what it runs, so that all of it is done before its session is. Pure: time is an argument."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from agent.errors import ENDED_AS_ASKED
+from agent.session import LIMIT_REPORT_S, Ending
+
+MARGIN_S = 30.0
+"""For the reports, the last output and the provider's own haste."""
+
+UNKNOWN_CHECKPOINT_S = 60.0
+"""How long the first checkpoint of a job is thought to take."""
+
+LONGEST_PART = 0.25
+"""However much there is to do, a session works for three quarters of its time at least."""
+
+MARGIN_PART = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Owed:
+    """What the end of one piece of work may take: its grace, then its last checkpoint (0: it keeps none)."""
+
+    grace_s: float
+    checkpoint_s: float = 0.0
+
+
+def lead_s(owed: Collection[Owed], *, limit_s: float) -> float:
+    """How long before the session's limit the end must begin. All graces run at once, all checkpoints share one line."""
+    if not owed:
+        return 0.0
+    needed_s = max(one.grace_s for one in owed) + sum(one.checkpoint_s for one in owed) + MARGIN_S
+    return min(needed_s, LONGEST_PART * limit_s)
+
+
+def near_end(owed: Collection[Owed], *, runtime_s: float, limit_s: float) -> Ending | None:
+    """The end, if it must begin now. What is left is shared out: margin, the checkpoints' expected time, then graces."""
+    left_s = limit_s - runtime_s
+    if not owed or left_s > lead_s(owed, limit_s=limit_s):
+        return None
+    work_s = max(0.0, left_s - min(MARGIN_S, MARGIN_PART * limit_s, left_s / 2))
+    checkpoints_s = min(sum(one.checkpoint_s for one in owed), 0.6 * work_s)
+    grace_s = min(max(one.grace_s for one in owed), work_s - checkpoints_s)
+    return Ending(
+        reason=f"the session's limit of {limit_s / 3600:g} h is near",
+        exit_code=ENDED_AS_ASKED,
+        grace_s=grace_s,
+        checkpoint_by_s=work_s,
+        report_s=LIMIT_REPORT_S,
+    )
