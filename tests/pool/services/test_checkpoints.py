@@ -18,10 +18,10 @@ from core.models import Chain
 from core.reasons import because
 from pool.models import Dispatch, Job, Worker
 from pool.services import checkpointing, checkpoints
+from pool.services.cancelling import job_cancel
 from pool.services.checkpointing import CheckpointLost
 from pool.services.dispatches import dispatch_withdraw
 from pool.services.jobs import jobs_dispatch
-from pool.services.submission import job_cancel
 from snapshots.models import RestoreGrant, Snapshot
 from snapshots.services import taking
 from snapshots.services.deleting import snapshot_delete
