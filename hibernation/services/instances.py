@@ -158,7 +158,7 @@ def _name_free(owner: Any, name: str) -> None:
     given_up = Instance.objects.filter(
         owner=owner, name=name, state=InstanceState.DELETED, snapshot__isnull=True
     ).first()
-    if given_up is not None and not Snapshot.objects.filter(instance_ref=given_up.pk).exists():
+    if given_up is not None and not Snapshot.objects.filter(workspace_ref=given_up.pk).exists():
         suffix = f" ({given_up.pk})"
         Instance.objects.filter(pk=given_up.pk).update(name=name[: NAME_LIMIT - len(suffix)] + suffix)
 

@@ -95,16 +95,18 @@ def test_killed_while_it_ends_the_job_it_keeps_the_folder_when_it_is_started_aga
     plane: ControlPlane, agent: AgentProcess, server: CheckpointServer, tmp_path: Path
 ) -> None:
     agent.enrolled().start()
-    script = "trap 'echo saved > state; exit 0' TERM\necho up\nwhile :; do sleep 0.05; done"
+    # One before, so that the engine is loaded: the end has seconds, and loading it on a busy machine takes some.
+    script = f"{SAVE}; trap 'echo saved > state; exit 0' TERM; echo up; while :; do sleep 0.05; done"
     job = run(plane, script, grace_s=3)
     plane.wait(lambda: b"up" in job.log)
     assert agent.process is not None
     server.snapshots.delay_s = 2.0
+    before = len(server.snapshots.plans)
     agent.process.terminate()
-    plane.wait(lambda: server.snapshots.plans)
+    plane.wait(lambda: len(server.snapshots.plans) > before)
     agent.kill()
     server.snapshots.delay_s = 0.0
     agent.start()
-    plane.wait(lambda: job.finish)
+    plane.wait(lambda: job.finish, within_s=30)
     assert job.finish and job.finish["outcome"] == "interrupted"
-    assert (server.holds(1, tmp_path / "g1") / "state").read_text() == "saved\n"
+    assert (server.holds(len(server.generations), tmp_path / "g") / "state").read_text() == "saved\n"
