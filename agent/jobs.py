@@ -390,7 +390,9 @@ def _not_started(hold: Hold) -> FinishPost | None:
             )
         case Halt.INTERRUPTED:
             reason = hold.ending.reason if hold.ending else "this worker ends"
-            return FinishPost(fence=hold.claim.fence, outcome="interrupted", reason=reason)
+            return FinishPost(
+                fence=hold.claim.fence, outcome="interrupted", reason=reason, result=_why_interrupted(hold)
+            )
         case _:
             return None
 
@@ -420,7 +422,13 @@ def _finish(
         exit_code=ended.exit_code if ended else None,
         timed_out_s=timed_out_s,
         reason=reason if gone else f"{reason}; some of its processes cannot be killed",
+        result=_why_interrupted(hold) if outcome == "interrupted" else {},
     )
+
+
+def _why_interrupted(hold: Hold) -> dict[str, bool]:
+    """So that the job is not given to this very worker again, whose next status post has not been read yet."""
+    return {wire.WORKER_ENDS: True} if hold.ending is not None else {}
 
 
 def _grace(seconds: float) -> runner.GraceLeft:

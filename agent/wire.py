@@ -84,6 +84,9 @@ OUTCOMES = ("succeeded", "failed", "cancelled", "interrupted")
 ORDERS = ("drain", "stand_down", "cancel", "interrogate", "saved")
 
 
+WORKER_ENDS = "worker_ends"
+"""In the result of interrupted work: true where the worker itself ends, and takes nothing any more."""
+
 DRAINING = "draining"
 """Status of an agent whose session is near its end: it takes no jobs any more and ends those that it has."""
 

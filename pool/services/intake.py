@@ -315,8 +315,10 @@ def _bring_back(heard: dict[str, Heard], *, now: datetime) -> None:
                 worker_offline(one.worker, reason=because("session_ended"), now=now, ended_at=ended_at)
             elif one.spoke or one.worker.state != WorkerState.OFFLINE:
                 worker_heard(one.worker, now=now)
-                if one.spoke:
-                    worker_drains(one.worker, draining=one.last.post.status == wire.DRAINING, now=now)
+                draining = one.last.post.status == wire.DRAINING
+                # A post from before it began to drain says nothing of whether it still does.
+                if one.spoke and (draining or one.last.at > one.worker.state_since):
+                    worker_drains(one.worker, draining=draining, now=now)
         except TransitionRefused as refused:
             log.info("worker=%s not moved by its post: %s", one.worker.pk, refused)
 

@@ -18,16 +18,17 @@ from django.utils import timezone
 
 from agent import wire
 from core.agents import AgentIdentity
-from core.errors import DomainError, Invalid, NotFound, StandDown
+from core.errors import DomainError, Invalid, NotFound, StandDown, TransitionRefused
 from core.reasons import Reason, because
 from core.text import storable
 from core.transitions import advance
 from pool import signals
 from pool.log_cap import Extent, capped
-from pool.models import Dispatch, JobObject, LogChunk
+from pool.models import Dispatch, JobObject, LogChunk, Worker
 from pool.services.attempts import attempt_started
 from pool.services.dispatches import dispatch_end, dispatch_locked, lease_s
 from pool.services.specs import job_work
+from pool.services.workers import worker_drains
 from pool.states import DispatchState
 
 log = logging.getLogger(__name__)
@@ -139,6 +140,8 @@ def dispatch_finish(
     if post.outcome not in wire.OUTCOMES:
         raise Invalid(f"outcome {post.outcome!r} is not one of {', '.join(wire.OUTCOMES)}")
     state = DispatchState(post.outcome)
+    if state == DispatchState.INTERRUPTED and post.result.get(wire.WORKER_ENDS) is True:
+        _worker_ends(identity, now=now)
     with transaction.atomic():
         row = _own(identity, dispatch_id)
         if row.fence == post.fence and row.state == state:
@@ -157,6 +160,17 @@ def dispatch_finish(
             return
         _keep_late(row, post, now=now)
     raise _over(row)
+
+
+def _worker_ends(identity: AgentIdentity, *, now: datetime) -> None:
+    """Before its job is queued again, so that it is not the first to be chosen. In a transaction of its own: everybody
+    else who holds a worker's row and a dispatch's has taken the worker's first."""
+    worker = Worker.objects.filter(pk=identity.worker_id, epoch=identity.epoch).first()
+    try:
+        if worker is not None:
+            worker_drains(worker, draining=True, now=now)
+    except TransitionRefused as refused:
+        log.info("worker=%s moved meanwhile: %s", identity.worker_id, refused)
 
 
 def _keep_late(row: Dispatch, post: wire.FinishPost, *, now: datetime) -> None:

@@ -75,3 +75,20 @@ def test_an_order_to_drain_stands_whatever_the_agent_says(
     assert posted(stream, worker, "idle", seconds=60) == "draining"
     posted(stream, worker, wire.ENDED, seconds=70)
     assert posted(stream, worker, "idle", seconds=90) == WorkerState.DRAINING
+
+
+def test_a_job_that_its_worker_gives_back_because_it_ends_is_not_given_to_it_again(
+    alice: User, enrol: Callable[..., Worker], stream: Stream
+) -> None:
+    worker = enrol()
+    job = submit(alice)
+    jobs_dispatch(now=NOON)
+    claim(job)
+    stream(worker, at=at(29), status="busy", jobs=[attempt(job).pk])
+    finish(job, "interrupted", None, reason="told to end", result={wire.WORKER_ENDS: True})
+    assert jobs_dispatch(now=at(30)) == 0
+    intake_drain(now=at(31))
+    worker.refresh_from_db()
+    assert (worker.state, jobs_dispatch(now=at(31))) == ("draining", 0), "its older post changes nothing"
+    assert posted(stream, worker, "idle", seconds=60) == "online"
+    assert jobs_dispatch(now=at(61)) == 1
