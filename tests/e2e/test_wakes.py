@@ -1,6 +1,7 @@
 """A thousand people want the same sleeping instance at the same moment."""
 
 import asyncio
+import json
 from collections import Counter
 
 import aiohttp
@@ -26,9 +27,10 @@ def test_thousand_simultaneous_wakes_rent_one_box(installation, rent):
     print(
         f"\n{WAKES} wakes in {took_s:.1f} s: {dict(answers)}; boxes rented: {rented.host_said()['rented'] - rented_before}"
     )
-    # 503: an overloaded machine may say "come back", which starts nothing either.
-    assert set(answers) <= {202, 429, 503}
-    assert answers[202] >= 1
+    # "503": an overloaded machine may say "come back", which starts nothing either. "409 running": the crowd's last
+    # are answered after the wake has ended.
+    assert set(answers) <= {"202", "429", "503", "409 running"}
+    assert answers["202"] >= 1
     assert rented.host_said()["rented"] == rented_before + 1
     assert [chain["kind"] for chain in rented.client.chains(rented.id)].count("wake") == 1
     assert len(rented.boxes()) == 2
@@ -37,7 +39,8 @@ def test_thousand_simultaneous_wakes_rent_one_box(installation, rent):
 
 
 async def ask_all(url, token):
-    """How often each status was answered. All connections are open before the first request goes out."""
+    """How often each status was answered; a refusal is followed by the state that it names. All connections are open
+    before the first request goes out."""
     gate = asyncio.Event()
     ready = asyncio.Semaphore(0)
     timeout = aiohttp.ClientTimeout(total=120)
@@ -49,8 +52,9 @@ async def ask_all(url, token):
         ready.release()
         await gate.wait()
         async with session.post(url, json={}, headers=headers) as answer:
-            await answer.read()
-            return answer.status
+            body = await answer.read()
+            found = json.loads(body).get("found", "") if answer.status == 409 else ""
+            return f"{answer.status} {found}".strip()
 
     async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as session:
         asked = [asyncio.ensure_future(ask(session)) for _ in range(WAKES)]
