@@ -7,6 +7,7 @@ from typing import Any
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
+from core.request_body import RequestBody
 from pool.models import Account, Dispatch, Job, Worker
 from pool.quota import Reading
 from pool.services.accounts import credentials_hint
@@ -90,13 +91,13 @@ class WorkerSerializer(serializers.ModelSerializer):
         read_only_fields = fields
 
 
-class NoteSerializer(serializers.Serializer):
+class NoteSerializer(RequestBody):
     note = serializers.CharField(
         required=False, allow_blank=True, default="", max_length=200, help_text="why, for the record"
     )
 
 
-class EnrollmentTokenSerializer(serializers.Serializer):
+class EnrollmentTokenSerializer(RequestBody):
     account = serializers.CharField(help_text="id of one of your accounts")
     uses = serializers.IntegerField(
         default=1, min_value=1, max_value=1000, help_text="machines that may join with it"
@@ -112,7 +113,7 @@ class IssuedTokenSerializer(serializers.Serializer):
     command = serializers.CharField(help_text="what to run on the machine")
 
 
-class AccountSerializer(serializers.ModelSerializer):
+class AccountSerializer(RequestBody, serializers.ModelSerializer):
     """A provider account. Limits that are not given are the defaults of its kind; credentials are never shown."""
 
     owner = serializers.CharField(source="owner.username", read_only=True)
@@ -247,7 +248,7 @@ class JobDetailSerializer(JobSerializer):
         read_only_fields = fields
 
 
-class JobSubmitSerializer(serializers.Serializer):
+class JobSubmitSerializer(RequestBody):
     """What to run: a command (a list, no shell) or a script, and what it needs. Zero or empty: no constraint."""
 
     name = serializers.CharField(required=False, default="", allow_blank=True, max_length=120)
