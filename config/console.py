@@ -84,6 +84,7 @@ UNFOLD = {
     "SITE_FAVICONS": [
         {"rel": "icon", "type": "image/svg+xml", "href": lambda request: static("console/icon.svg")}
     ],
+    "STYLES": [lambda request: static("console/console.css")],
     "SHOW_LANGUAGES": True,
     "SHOW_HISTORY": True,
     "COLORS": {"primary": GREEN},

@@ -5,9 +5,11 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 import redis
+from django.conf import settings
 from django.db import DatabaseError, connection
 
 from config.beat import LEASE
+from config.launcher.lockfile import STARTING, starting
 from config.schedule import TICKS
 from core import broker
 from core.models import Lease, TickRun
@@ -26,7 +28,7 @@ def missing(*, now: datetime) -> list[str]:
     broken = [*_database(), *_redis()]
     if any(sentence.startswith("database") for sentence in broken):
         return broken
-    return [*broken, *_beat(now), *_workers(now)]
+    return [*broken, *_beat(now), *_workers(now), *_launcher()]
 
 
 def _database() -> list[str]:
@@ -64,3 +66,7 @@ def _workers(now: datetime) -> list[str]:
         elif now - last > limit:
             found.append(f"worker of queue {queue}: {name} last ran {(now - last).total_seconds():.0f} s ago")
     return found
+
+
+def _launcher() -> list[str]:
+    return [STARTING] if starting(settings.DATA_DIR) else []

@@ -172,7 +172,6 @@ AUTH_PASSWORD_VALIDATORS = [
         "NumericPasswordValidator",
     )
 ]
-LOGIN_URL = "admin:login"
 SESSION_COOKIE_AGE = 14 * 24 * 3600  # seconds
 # Cookies do not tell ports apart: with Django's names two programs on localhost sign each other's users out.
 SESSION_COOKIE_NAME = "dormouse_session"

@@ -2,6 +2,7 @@
 
 from django.conf import settings
 from django.contrib import admin
+from django.contrib.auth.decorators import login_required
 from django.urls import include, path
 from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
@@ -25,7 +26,8 @@ urlpatterns = [
     path("agent/<str:name>", views.agent_wheel, name="agent-wheel"),
     path("i18n/", include("django.conf.urls.i18n")),  # the language chooser of the console
     path("api/schema/", SpectacularAPIView.as_view(), name="schema"),
-    path("api/docs/", SpectacularSwaggerSplitView.as_view(url_name="schema"), name="docs"),
+    # A page for people, who sign in on the console's own page; a program has the schema.
+    path("api/docs/", login_required(SpectacularSwaggerSplitView.as_view(url_name="schema")), name="docs"),
     path("api/", include("core.alerts.urls")),
     path("api/", include("pool.api.urls")),
     path("api/", include("hibernation.api.urls")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +29,11 @@ def folders(plan: Plan) -> dict[str, Path]:
     """Name → folder of each of the DORMOUSE_LOCAL_AGENTS workers."""
     names = [f"sim-gpu-{number}" for number in range(1, plan.env.local_agents + 1)]
     return {name: plan.env.data_dir / "agents" / name for name in names}
+
+
+def worker_id(folder: Path) -> str:
+    """What the control plane calls the agent of that folder, which has joined."""
+    return str(json.loads((folder / IDENTITY).read_text())["worker_id"])
 
 
 def newcomers(plan: Plan) -> list[str]:

@@ -19,9 +19,15 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 def get(
-    path: str, *, sock: Path | None = None, host: str = "", port: int = 0, timeout_s: float = 5
+    path: str,
+    *,
+    sock: Path | None = None,
+    host: str = "",
+    port: int = 0,
+    token: str = "",
+    timeout_s: float = 5,
 ) -> tuple[int, bytes]:
-    """Status and body; (0, b"") where nobody answers."""
+    """Status and body; (0, b"") where nobody answers. token: of a person, for what not everybody may read."""
     connection = (
         _UnixConnection(sock, timeout_s=timeout_s)
         if sock
@@ -29,7 +35,10 @@ def get(
     )
     try:
         # A production address redirects what came without TLS; the proxy before the gateway would say https.
-        connection.request("GET", path, headers={"Host": "localhost", "X-Forwarded-Proto": "https"})
+        headers = {"Host": "localhost", "X-Forwarded-Proto": "https"}
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        connection.request("GET", path, headers=headers)
         answer = connection.getresponse()
         return answer.status, answer.read()
     except (OSError, http.client.HTTPException):

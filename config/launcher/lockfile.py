@@ -11,6 +11,9 @@ from typing import Self
 
 FILE = "launcher.json"
 
+STARTING = "launcher: it is still starting what comes after the servers"
+"""What /readyz misses where `starting` says so."""
+
 
 class AlreadyRunning(RuntimeError):
     """Another launcher holds the folder. `url` is empty while it is still starting."""
@@ -23,6 +26,20 @@ class AlreadyRunning(RuntimeError):
         )
         self.pid = pid
         self.url = url
+
+
+def starting(data: Path) -> bool:
+    """Is a launcher bringing this folder's installation up, and not done yet? False where nobody used one."""
+    try:
+        said = json.loads((data / FILE).read_text())
+        if said["url"]:
+            return False
+        os.kill(said["pid"], 0)
+    except (FileNotFoundError, ValueError, ProcessLookupError):
+        return False
+    except PermissionError:  # it lives, as another user
+        return True
+    return True
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 from config.launcher import agents
 from config.launcher.asking import get
 from config.launcher.guard import guarded
-from config.launcher.lockfile import AlreadyRunning, Lock
+from config.launcher.lockfile import STARTING, AlreadyRunning, Lock
 from config.launcher.plan import QUEUES, Plan
 from config.launcher.ports import NoPort, is_free, next_free
 from config.launcher.processes import Child, Failed, StopAsked, Supervisor
@@ -29,6 +29,9 @@ READY_EVERY_S = 0.25
 """Each question goes through gateway, Django, database and Redis, while all of them are starting."""
 
 HTTP_OK = 200
+
+PRESENT = ("online", "draining")
+"""What the API calls a worker that it hears of."""
 
 
 class Refused(Exception):
@@ -66,19 +69,19 @@ class Stack:
         if local_workers:
             self._agents()
 
-    def ready(self) -> list[str]:
-        """What /readyz still misses; empty when everything works."""
+    def missing(self) -> list[str]:
+        """What /readyz still misses of the servers; empty when they all work."""
         status, body = self.get("/readyz")
         if status == HTTP_OK:
             return []
         try:
-            return list(json.loads(body)["missing"])
+            return [part for part in json.loads(body)["missing"] if part != STARTING]
         except (ValueError, KeyError):
             return [f"/readyz answers {status}" if status else "the gateway does not answer"]
 
-    def get(self, path: str) -> tuple[int, bytes]:
+    def get(self, path: str, *, token: str = "") -> tuple[int, bytes]:
         """GET through the gateway."""
-        return get(path, host=self.plan.local_host.strip("[]"), port=self.plan.env.port)
+        return get(path, host=self.plan.local_host.strip("[]"), port=self.plan.env.port, token=token)
 
     def watch(self) -> None:
         """Until somebody asks to stop (StopAsked) or a server ends by itself (Failed)."""
@@ -124,26 +127,35 @@ class Stack:
             self._wait(worker, partial(_has_said, worker, b" ready."))
         try:
             self.supervisor.wait_until(
-                beat, lambda: not self.ready(), limit_s=READY_LIMIT_S, every_s=READY_EVERY_S
+                beat, lambda: not self.missing(), limit_s=READY_LIMIT_S, every_s=READY_EVERY_S
             )
         except Failed as error:
-            raise Failed("\n".join([str(error), "Still missing:", *self.ready()])) from error
+            raise Failed("\n".join([str(error), "Still missing:", *self.missing()])) from error
         say("✓", "worker + beat", f"Celery, {sum(QUEUES.values())} slots")
 
     def _agents(self) -> None:
         """An agent that does not come up is said and no more: the installation works without it."""
         programs = agents.local_agents(self.plan, self.first["tokens"])
         children = [self.supervisor.start(program) for program in programs]
+        folders = agents.folders(self.plan)
         joined = 0
         for child in children:
             try:
                 self._wait(child, partial(_has_said, child, agents.LISTENS))
+                self._wait(child, partial(self._has_joined, folders[child.program.name]))
             except Failed as error:
                 say("!", child.program.name, str(error))
             else:
                 joined += 1
         if joined:
             say("✓", "agents", f"{joined} workers with simulated GPUs")
+
+    def _has_joined(self, folder: Path) -> bool:
+        """Does the pool know that the agent of that folder is there? Whether it gets work is the pool's own business."""
+        status, body = self.get(
+            f"/api/workers/{agents.worker_id(folder)}", token=self.token_file.read_text().strip()
+        )
+        return status == HTTP_OK and json.loads(body)["status"] in PRESENT
 
     def _wait(self, child: Child, ready: Callable[[], bool]) -> None:
         self.supervisor.wait_until(child, ready, limit_s=READY_LIMIT_S)

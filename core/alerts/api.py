@@ -21,6 +21,7 @@ from core.alerts.states import ALERT
 from core.api import ErrorSerializer, HasScope, Pagination, actor, owned
 from core.models import Alert, AlertPreference
 from core.reasons import because
+from core.request_body import RequestBody
 from core.throttles import ScopedThrottle
 
 
@@ -52,7 +53,7 @@ class AlertSerializer(serializers.ModelSerializer):
         read_only_fields = fields
 
 
-class NoteSerializer(serializers.Serializer):
+class NoteSerializer(RequestBody):
     """A word for the record."""
 
     note = serializers.CharField(required=False, allow_blank=True, default="", max_length=200)
@@ -61,7 +62,7 @@ class NoteSerializer(serializers.Serializer):
         ref_name = "AlertNote"
 
 
-class PreferenceSerializer(serializers.ModelSerializer):
+class PreferenceSerializer(RequestBody, serializers.ModelSerializer):
     """What you are mailed of your own alerts. email: at all. least_severity: only what is at least as bad."""
 
     least_severity = serializers.ChoiceField(choices=WORDS, required=False)

@@ -131,7 +131,13 @@ class InstanceAdmin(ConsoleAdmin):
     @display(description=_("progress"))
     def progress(self, row: Instance) -> str:
         found = row.shown.progress
-        return f"{found.phase} · {found.percent:.0f} %" if found else "–"
+        if found is None:
+            return "–"
+        how_far = f"{found.phase} · {found.percent:.0f} %"
+        # Its first step has the reason that the instance itself has, which stands beside this.
+        if not found.reason or found.reason == row.reason:
+            return how_far
+        return format_html('<div title="{}">{}<br>{}</div>', found.reason, how_far, found.reason[:90])
 
     @display(description=_("price"))
     def price(self, row: Instance) -> str:

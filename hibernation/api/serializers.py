@@ -8,6 +8,7 @@ from typing import Any
 from rest_framework import serializers
 
 from core.models import Chain, ChainStep, Event
+from core.request_body import RequestBody
 from hibernation.models import Box, Instance
 from pool.models import Sample
 
@@ -123,7 +124,7 @@ class InstanceSerializer(serializers.ModelSerializer):
         read_only_fields = fields
 
 
-class InstanceCreateSerializer(serializers.Serializer):
+class InstanceCreateSerializer(RequestBody):
     name = serializers.CharField(max_length=80)
     account = serializers.CharField(
         required=False,
@@ -149,7 +150,7 @@ class InstanceCreateSerializer(serializers.Serializer):
     config = serializers.JSONField(required=False, default=dict, help_text='{"auto_hibernation": {...}}')
 
 
-class WakeSerializer(serializers.Serializer):
+class WakeSerializer(RequestBody):
     gpu_type = serializers.CharField(
         required=False, allow_blank=True, max_length=80, default="", help_text="empty: the instance's own"
     )
@@ -158,7 +159,7 @@ class WakeSerializer(serializers.Serializer):
     )
 
 
-class KeepAwakeSerializer(serializers.Serializer):
+class KeepAwakeSerializer(RequestBody):
     minutes = serializers.FloatField(
         min_value=0, max_value=7 * 24 * 60, help_text="from now; 0 lifts the hold"
     )

@@ -8,6 +8,7 @@ from typing import Any
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
+from core.request_body import RequestBody
 from pool.api.checkpoint_serializers import CheckpointField
 from pool.models import Job, JobArray, JobFile
 from pool.retry import BACKOFF_AT_MOST_S, Retry
@@ -26,14 +27,14 @@ class ProblemSerializer(serializers.Serializer):
 # -- files ------------------------------------------------------------------------------------------
 
 
-class SourceSerializer(serializers.Serializer):
+class SourceSerializer(RequestBody):
     """A file that an earlier job leaves."""
 
     job = serializers.CharField(max_length=24)
     artifact = serializers.CharField(max_length=1024, trim_whitespace=False)
 
 
-class FileSerializer(serializers.Serializer):
+class FileSerializer(RequestBody):
     """A file that the job finds where it starts. Its content is one of text, base64 (1 MiB in all) and from."""
 
     path = serializers.CharField(max_length=400, trim_whitespace=False)
@@ -111,7 +112,7 @@ class ExitCodesField(serializers.Field):
         return value
 
 
-class RetrySerializer(serializers.Serializer):
+class RetrySerializer(RequestBody):
     """When a job whose command failed is tried again. A timeout is no exit code, and a lost worker no failure."""
 
     exit_codes = ExitCodesField(required=False, default=None, help_text='a list, or "any"')
@@ -127,7 +128,7 @@ class RetrySerializer(serializers.Serializer):
 # -- a request --------------------------------------------------------------------------------------
 
 
-class JobSubmitSerializer(serializers.Serializer):
+class JobSubmitSerializer(RequestBody):
     """What to run: a command (a list, no shell) or a script, and what it needs. Zero or empty: no constraint."""
 
     name = serializers.CharField(required=False, default="", allow_blank=True, max_length=120)

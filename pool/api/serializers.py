@@ -7,6 +7,7 @@ from typing import Any
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
+from core.request_body import RequestBody
 from pool.api.checkpoint_serializers import (
     CHECKPOINTS_SHOWN,
     CheckpointField,
@@ -74,7 +75,7 @@ class LabelsField(serializers.DictField):
         return unpacked(value)
 
 
-class LabelsSerializer(serializers.Serializer):
+class LabelsSerializer(RequestBody):
     labels = LabelsField(help_text="all that it is to have: those that are left out are taken away")
 
 
@@ -125,13 +126,13 @@ class WorkerSerializer(serializers.ModelSerializer):
         read_only_fields = fields
 
 
-class NoteSerializer(serializers.Serializer):
+class NoteSerializer(RequestBody):
     note = serializers.CharField(
         required=False, allow_blank=True, default="", max_length=200, help_text="why, for the record"
     )
 
 
-class EnrollmentTokenSerializer(serializers.Serializer):
+class EnrollmentTokenSerializer(RequestBody):
     account = serializers.CharField(help_text="id of one of your accounts")
     uses = serializers.IntegerField(
         default=1, min_value=1, max_value=1000, help_text="machines that may join with it"
@@ -181,7 +182,7 @@ def _hours(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds / 3600, 4)
 
 
-class AccountSerializer(serializers.ModelSerializer):
+class AccountSerializer(RequestBody, serializers.ModelSerializer):
     """A provider account. Limits that are not given are the defaults of its kind; credentials are never shown."""
 
     owner = serializers.CharField(source="owner.username", read_only=True)

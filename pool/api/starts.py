@@ -13,6 +13,7 @@ from rest_framework.response import Response
 
 from core.api import ErrorSerializer, HasScope, Pagination, actor, owned
 from core.errors import NotFound
+from core.request_body import RequestBody
 from core.throttles import ScopedThrottle
 from pool.models import Account, NotebookStart
 from pool.services.kaggle_starts import ACCELERATORS, DEFAULT_ACCELERATOR, start_request
@@ -48,7 +49,7 @@ class NotebookStartSerializer(serializers.ModelSerializer):
         read_only_fields = fields
 
 
-class StartSerializer(serializers.Serializer):
+class StartSerializer(RequestBody):
     account = serializers.CharField(
         max_length=24, help_text="id of a Kaggle account of yours that holds a token"
     )

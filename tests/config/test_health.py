@@ -1,10 +1,14 @@
 """/healthz, /readyz and the front door's headers."""
 
+import os
+import subprocess
+import sys
 from datetime import timedelta
 
 import pytest
 from django.utils import timezone
 
+from config.launcher.lockfile import STARTING, Lock
 from config.readiness import missing
 from core import broker
 from core.models import Lease, TickRun
@@ -60,6 +64,24 @@ def test_beat_whose_lease_ran_out_is_named(all_well):
     assert missing(now=timezone.now() + timedelta(seconds=6)) == ["beat: none holds the lease"]
 
 
+def test_an_installation_is_not_ready_before_its_launcher_is_done(all_well, settings, tmp_path):
+    settings.DATA_DIR = tmp_path
+    lock = Lock.take(tmp_path)
+    assert missing(now=timezone.now()) == [STARTING]
+    lock.tell(url="http://127.0.0.1:8000/")
+    assert missing(now=timezone.now()) == []
+    os.close(lock.fd)
+
+
+def test_a_launcher_that_was_killed_while_it_started_makes_nothing_unready(all_well, settings, tmp_path):
+    settings.DATA_DIR = tmp_path
+    take = (
+        "import pathlib, sys; from config.launcher.lockfile import Lock; Lock.take(pathlib.Path(sys.argv[1]))"
+    )
+    subprocess.run([sys.executable, "-c", take, str(tmp_path)], check=True)
+    assert missing(now=timezone.now()) == []
+
+
 def test_alive_needs_nothing_but_this_process(client):
     answer = client.get("/healthz")
     assert (answer.status_code, answer.content) == (200, b"ok\n")
@@ -69,6 +91,12 @@ def test_pages_may_load_nothing_from_elsewhere(db, client):
     policy = client.get("/login/").headers["Content-Security-Policy"]
     assert "default-src 'self'" in policy
     assert "'unsafe-inline'" not in policy.partition("script-src")[2].partition(";")[0]
+
+
+def test_whoever_opens_the_api_docs_is_asked_to_sign_in_and_comes_back_to_them(db, client, admin_client):
+    asked = client.get("/api/docs/")
+    assert (asked.status_code, asked.headers["Location"]) == (302, "/login/?next=/api/docs/")
+    assert admin_client.get("/api/docs/").status_code == 200
 
 
 def test_unknown_address_is_an_error_that_its_reader_understands(client):

@@ -11,6 +11,7 @@ from django.test import Client
 from django.urls import reverse
 
 from core.models import Chain, Event
+from core.reasons import because
 from hibernation.models import Box, Instance, Policy
 from hibernation.states import BoxState, InstanceState
 from tests.hibernation.rows import account_of, asleep_of, box_of, instance_of, person
@@ -235,6 +236,15 @@ def test_the_list_shows_price_and_reason_of_each_in_as_many_queries_for_many(
     with django_assert_max_num_queries(14):
         page = console.get(path).content.decode()
     assert page.count("US$ 0.4200/h") == 8
+
+
+def test_the_list_says_what_a_wake_waits_for(console: Client, alice: Any) -> None:
+    do(console, "wake", asleep_of(alice), gpu_type="RTX 5090")
+    path = reverse("admin:hibernation_instance_changelist")
+    assert "no offer fits" not in console.get(path).content.decode()
+    waits = because("waiting_for_offer", gpu="RTX 5090", region="any", cap="any price")
+    Chain.objects.update(**Chain.reason_columns(waits))
+    assert "no offer fits yet: GPU RTX 5090" in console.get(path).content.decode()
 
 
 # -- policies ---------------------------------------------------------------------------------------------------------------

@@ -127,8 +127,11 @@ JOB = "import time; time.sleep(313)"
 
 def test_killed_launcher_leaves_nothing_not_even_a_job_and_a_server_that_dies_is_named(launch):
     launcher = launch(DORMOUSE_LOCAL_AGENTS="1").ready()
+    token = (launcher.data / "admin-token").read_text().strip()
+    status = get(f"{launcher.url()}/api/pool/status", Authorization=f"Bearer {token}")
+    assert status["online"] == 1, "ready means that the pool has its workers"
     body = {"name": "long", "command": [sys.executable, "-c", JOB], "timeout_s": 600}
-    post(f"{launcher.url()}/api/jobs", body, token=(launcher.data / "admin-token").read_text().strip())
+    post(f"{launcher.url()}/api/jobs", body, token=token)
     wait_for(lambda: running(launcher.process.pid, JOB), "the job runs, in a session of its own", limit_s=60)
     launcher.below = descendants(launcher.process.pid)
     launcher.process.kill()

@@ -312,6 +312,38 @@ def test_a_job_that_can_never_run_is_refused(api_client: Client, alice: User, ac
     assert not Job.objects.exists()
 
 
+@pytest.mark.parametrize(
+    ("place", "body", "field", "said"),
+    [
+        ("/api/jobs", {"command": ["true"], "timeout": 60}, "timeout", "did you mean timeout_s?"),
+        ("/api/jobs", {"command": ["true"], "zzz": 1}, "zzz", "there are name, command, script, env, "),
+        (
+            "/api/accounts",
+            {"kind": "kaggle", "label": "k", "safe_procent": 60},
+            "safe_procent",
+            "safe_percent?",
+        ),
+        ("/api/enrollment-tokens", {"account": "acc_1", "use": 3}, "use", "did you mean uses?"),
+    ],
+)
+def test_a_misspelt_field_is_refused_and_not_passed_over(
+    api_client: Client, ops: User, place: str, body: dict[str, Any], field: str, said: str
+) -> None:
+    answer = api_client(ops).post(place, body)
+    assert answer.status_code == 400
+    assert list(answer.json()["fields"]) == [field]
+    assert said in answer.json()["message"]
+    assert not Job.objects.exists() and not Account.objects.exists()
+
+
+def test_an_account_may_be_sent_back_as_it_was_read(api_client: Client, alice: User) -> None:
+    client = api_client(alice)
+    read = client.post("/api/accounts", {"kind": "kaggle", "label": "mine"}).json()
+    answer = client.patch(f"/api/accounts/{read['id']}", {**read, "label": "ours"})
+    assert answer.status_code == 200
+    assert (answer.json()["label"], answer.json()["id"]) == ("ours", read["id"])
+
+
 def test_another_owners_job_is_not_there(api_client: Client, alice: User, bob: User, ops: User) -> None:
     made = submit(api_client(alice))
     place = f"/api/jobs/{made['id']}"
