@@ -25,6 +25,9 @@ hypothesis_settings.load_profile("project")
 INSTALLATIONS = ("tests/e2e/", "tests/chaos/")
 """Folders whose tests share one whole installation."""
 
+NO_SECOND_CHANCE = ("tests/chaos/", "tests/e2e/test_isolation.py", "tests/e2e/test_doubles.py")
+"""What must not fail once: lost work, doubled effects, another tenant's things."""
+
 DATABASE_FIXTURES = {"db", "transactional_db", "django_db_setup", "live_server"}
 
 
@@ -59,6 +62,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     That is one test of each kind; what is slow goes through the same queries many times.
     """
     items.sort(key=lambda item: not item.nodeid.startswith(INSTALLATIONS))
+    for item in items:
+        if _waits_for_processes(item) and not item.nodeid.startswith(NO_SECOND_CHANCE):
+            item.add_marker(pytest.mark.flaky(reruns=1))
     if not config.getoption("--database-only"):
         return
     chosen = [
@@ -71,6 +77,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     ]
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     items[:] = chosen
+
+
+def _waits_for_processes(item: pytest.Item) -> bool:
+    """Whether a machine that stands still for seconds can fail it. Such a test runs once more, and the summary names it:
+    what is broken fails twice."""
+    return item.nodeid.startswith(INSTALLATIONS) or item.get_closest_marker("slow") is not None
 
 
 def _stays_here(address: object) -> bool:

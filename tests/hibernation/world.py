@@ -232,6 +232,12 @@ class World:
     def settled(self) -> None:
         """Wait until the host has done what it is about to do: start what boots, remove what must go."""
         eventually(lambda: not any(self._in_motion(book) for book in self.rented()))
+        kept = {book["ref"] for book in self.rented()}
+        destroying = Box.objects.filter(state=BoxState.DESTROYING).exclude(provider_ref="")
+        for box in destroying.select_related("account"):
+            if box.provider_ref not in kept:  # its folder is gone; the host lists it a moment longer
+                provider = provider_of(box.account)
+                eventually(lambda ref=box.provider_ref, ask=provider.read: ask(ref) is None)
 
     def _in_motion(self, book: dict[str, Any]) -> bool:
         if book["destroying"]:
