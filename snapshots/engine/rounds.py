@@ -88,12 +88,8 @@ def read_tree(
                     gives_up=older is not None,
                 )
                 if index is not None:
-                    readings.update(_moved(firsts.values(), index))
-                todo = [
-                    node
-                    for node in firsts.values()
-                    if node.path not in changing and not _is_read(node, readings)
-                ]
+                    readings.update(_moved(firsts, index))
+                todo = [node for node in firsts if node.path not in changing and not _is_read(node, readings)]
                 control.phase(
                     "read", bytes_total=sum(node.facts.st_size for node in todo), files_total=len(todo)
                 )
@@ -105,10 +101,10 @@ def read_tree(
                 changing.update(reader.changing)
                 gone = tree.vanished + reader.vanished
                 vanished.update(gone)
-                held = {inode: node for inode, node in firsts.items() if node.path not in changing}
+                held = [node for node in firsts if node.path not in changing]
                 culprit = _unsettled(root, tree, held, readings, gone)
             if culprit is None or (older is not None and left == 0):
-                known_files = sum(node.seen is not None for node in firsts.values())
+                known_files = sum(node.seen is not None for node in firsts)
                 lent = Lent(older, changing | _torn(firsts, readings), set(gone))
                 return TreeRead(
                     entry_of(tree.top),
@@ -135,7 +131,7 @@ def _open(source: str | os.PathLike[str]) -> int:
 
 
 def _unsettled(
-    root: Beneath, tree: Tree, firsts: dict[Inode, Node], readings: dict[bytes, Reading], gone: list[bytes]
+    root: Beneath, tree: Tree, firsts: list[Node], readings: dict[bytes, Reading], gone: list[bytes]
 ) -> bytes | None:
     """A path that is not what it was when the tree was looked through; None if what was read is one tree."""
     changed = changed_folder(root, tree)
@@ -143,22 +139,28 @@ def _unsettled(
         return changed
     if gone:
         return gone[0]
-    for inode, node in firsts.items():
+    for node in firsts:
         if node.seen is not None:
             continue
         facts = readings[node.path].facts
-        if (facts.st_dev, facts.st_ino) != inode:
+        if (facts.st_dev, facts.st_ino) != node.inode:
             return node.path
     return None
 
 
-def _first_names(tree: Tree) -> dict[Inode, Node]:
-    """By inode, the first name of every file: further names are hard links to it."""
-    firsts: dict[Inode, Node] = {}
+def _first_names(tree: Tree) -> list[Node]:
+    """The first name of every file: further names are hard links to it.
+
+    A file of one link that was seen twice was moved in between: each name stands for itself, and one is gone by now.
+    """
+    firsts: list[Node] = []
+    linked: set[Inode] = set()
     for node in tree.nodes:
-        if node.kind is Kind.FILE:
-            facts = node.facts
-            firsts.setdefault((facts.st_dev, facts.st_ino), node)
+        if node.kind is not Kind.FILE or node.inode in linked:
+            continue
+        if node.facts.st_nlink > 1:
+            linked.add(node.inode)
+        firsts.append(node)
     return firsts
 
 
@@ -210,26 +212,22 @@ class Lent:
         return EncodedEntry.of(old)
 
 
-def _torn(firsts: dict[Inode, Node], readings: dict[bytes, Reading]) -> set[bytes]:
+def _torn(firsts: list[Node], readings: dict[bytes, Reading]) -> set[bytes]:
     """Files of several names of which the one that was read is another file by now: which of them is which, nobody knows."""
     return {
         node.path
-        for inode, node in firsts.items()
+        for node in firsts
         if node.seen is None
         and node.facts.st_nlink > 1
         and (reading := readings.get(node.path)) is not None
-        and (reading.facts.st_dev, reading.facts.st_ino) != inode
+        and (reading.facts.st_dev, reading.facts.st_ino) != node.inode
     }
 
 
-def _entries(
-    tree: Tree, firsts: dict[Inode, Node], readings: dict[bytes, Reading], lent: Lent
-) -> list[Found]:
+def _entries(tree: Tree, firsts: list[Node], readings: dict[bytes, Reading], lent: Lent) -> list[Found]:
     """In path order. Metadata of files are those that were true while the bytes were read."""
     found: list[Found] = []
-    links: dict[Inode, bytes] = {
-        inode: node.path for inode, node in firsts.items() if node.facts.st_nlink > 1
-    }
+    links: dict[Inode, bytes] = {node.inode: node.path for node in firsts if node.facts.st_nlink > 1}
     for node in tree.nodes:
         path, kind, facts, _, _, seen = node
         first = path

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from snapshots.engine import reading
+from snapshots.engine import scan as scanning
 from snapshots.engine.compare import compare
+from snapshots.engine.entry import Xattrs
 from snapshots.engine.store.base import Store
 from snapshots.engine.take import Taken
 from tests.snapshots.engine import trees
@@ -125,6 +127,30 @@ def test_a_folder_that_never_comes_to_rest_is_as_it_was_last_seen(
     assert [line for line in taken.warnings if line.startswith("busy: names were made, moved or removed")]
     restore_of(target, store)
     assert (target / "busy/file").read_bytes() == b"x"
+
+
+def test_a_file_that_moves_ahead_of_every_look_is_there_under_its_last_name(
+    store: Store, workspace: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each folder in its turn has the file when it is looked through, so that one file is seen under six names."""
+    for name in "abcdef":
+        put(workspace / name / "stays", name.encode())
+    put(workspace / "a/moves", b"whole")
+    real = scanning.read_xattrs
+
+    def look(fd: int) -> Xattrs:
+        folder = Path(os.readlink(f"/proc/self/fd/{fd}"))
+        (moving,) = workspace.glob("*/moves")
+        if folder != workspace:
+            moving.rename(folder / "moves")
+        return real(fd)
+
+    monkeypatch.setattr(scanning, "read_xattrs", look)
+    take(workspace, store)
+    restore_of(target, store)
+    (moved,) = workspace.glob("*/moves")
+    assert list(target.glob("*/moves")) == [target / moved.relative_to(workspace)]
+    assert (target / moved.relative_to(workspace)).read_bytes() == b"whole"
 
 
 def test_files_replaced_by_renaming_are_always_whole(store: Store, workspace: Path, target: Path) -> None:
