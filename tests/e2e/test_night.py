@@ -23,6 +23,8 @@ def sleeps_and_wakes(rented):
     box = rented.installation.box_folder(rented.box()["provider_ref"])
     rented.until("hibernated", within_s=90)
     assert not box.exists()
+    # Idle it would soon sleep again, before it was looked at.
+    rented.client.ok("PUT", f"/api/instances/{rented.id}/config", **policy())
     assert rented.wake().status == 202
     rented.until("running", within_s=90)
     assert rented.differences(before) == []
