@@ -26,7 +26,8 @@ INSTALLATIONS = ("tests/e2e/", "tests/chaos/")
 """Folders whose tests share one whole installation."""
 
 NO_SECOND_CHANCE = ("tests/chaos/", "tests/e2e/test_isolation.py", "tests/e2e/test_doubles.py")
-"""What must not fail once: lost work, doubled effects, another tenant's things."""
+"""What must not fail once: lost work, doubled effects, another tenant's things. Any other test is run once more and named
+with its traceback: most stand on real processes, and a machine may stand still for seconds. What is broken fails twice."""
 
 DATABASE_FIXTURES = {"db", "transactional_db", "django_db_setup", "live_server"}
 
@@ -63,7 +64,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """
     items.sort(key=lambda item: not item.nodeid.startswith(INSTALLATIONS))
     for item in items:
-        if _waits_for_processes(item) and not item.nodeid.startswith(NO_SECOND_CHANCE):
+        if not item.nodeid.startswith(NO_SECOND_CHANCE):
             item.add_marker(pytest.mark.flaky(reruns=1))
     if not config.getoption("--database-only"):
         return
@@ -77,12 +78,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     ]
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     items[:] = chosen
-
-
-def _waits_for_processes(item: pytest.Item) -> bool:
-    """Whether a machine that stands still for seconds can fail it. Such a test runs once more, and the summary names it:
-    what is broken fails twice."""
-    return item.nodeid.startswith(INSTALLATIONS) or item.get_closest_marker("slow") is not None
 
 
 def _stays_here(address: object) -> bool:
