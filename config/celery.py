@@ -48,8 +48,7 @@ app.conf.update(
     task_time_limit=300,
     worker_prefetch_multiplier=1,
     worker_soft_shutdown_timeout=20,
-    # A child that leaks is replaced; none is for its age, because a message that comes at that moment waits up to 5 s
-    # for the pool to notice (celery/celery#9588: of 300 tasks with a child replaced every 20, seven waited over 4 s).
+    # A child that leaks is replaced, none for the number of its tasks: docs/adr/0009-celery-children-by-memory.md.
     worker_max_memory_per_child=500_000,  # KiB
     worker_hijack_root_logger=False,
     worker_send_task_events=False,

@@ -182,9 +182,12 @@ def _each(detail: Any, path: str = "") -> Iterator[dict[str, str]]:
 
 def _hint(error: exceptions.APIException) -> str:
     hints = {
+        status.HTTP_400_BAD_REQUEST: "send the body as JSON, with 'Content-Type: application/json'",
         status.HTTP_401_UNAUTHORIZED: "send 'Authorization: Bearer dm_…' with a valid API token",
         status.HTTP_403_FORBIDDEN: "ask an administrator, or use a token with the right scope",
         status.HTTP_404_NOT_FOUND: "check the id; what belongs to somebody else is not shown",
+        status.HTTP_405_METHOD_NOT_ALLOWED: "/api/docs/ lists the methods of every address",
+        status.HTTP_415_UNSUPPORTED_MEDIA_TYPE: "send the body as JSON, with 'Content-Type: application/json'",
         status.HTTP_429_TOO_MANY_REQUESTS: "wait as long as Retry-After says",
     }
     return hints.get(error.status_code, "")

@@ -25,10 +25,6 @@ hypothesis_settings.load_profile("project")
 INSTALLATIONS = ("tests/e2e/", "tests/chaos/")
 """Folders whose tests share one whole installation."""
 
-NO_SECOND_CHANCE = ("tests/chaos/", "tests/e2e/test_isolation.py", "tests/e2e/test_doubles.py")
-"""What must not fail once: lost work, doubled effects, another tenant's things. Any other test is run once more and named
-with its traceback: most stand on real processes, and a machine may stand still for seconds. What is broken fails twice."""
-
 DATABASE_FIXTURES = {"db", "transactional_db", "django_db_setup", "live_server"}
 
 
@@ -63,9 +59,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     That is one test of each kind; what is slow goes through the same queries many times.
     """
     items.sort(key=lambda item: not item.nodeid.startswith(INSTALLATIONS))
-    for item in items:
-        if not item.nodeid.startswith(NO_SECOND_CHANCE):
-            item.add_marker(pytest.mark.flaky(reruns=1))
     if not config.getoption("--database-only"):
         return
     chosen = [

@@ -336,6 +336,22 @@ def test_a_misspelt_field_is_refused_and_not_passed_over(
     assert not Job.objects.exists() and not Account.objects.exists()
 
 
+@pytest.mark.parametrize(
+    ("method", "body", "content_type", "status", "what_to_do"),
+    [
+        ("post", "{bad", "application/json", 400, "send the body as JSON"),
+        ("post", "a=1", "text/plain", 415, "send the body as JSON"),
+        ("delete", "", "application/json", 405, "/api/docs/ lists the methods"),
+    ],
+)
+def test_a_request_that_cannot_be_read_is_told_what_to_do(
+    api_client: Client, alice: User, method: str, body: str, content_type: str, status: int, what_to_do: str
+) -> None:
+    answer = api_client(alice).generic(method.upper(), "/api/jobs", body, content_type=content_type)
+    assert answer.status_code == status
+    assert what_to_do in answer.json()["hint"]
+
+
 def test_an_account_may_be_sent_back_as_it_was_read(api_client: Client, alice: User) -> None:
     client = api_client(alice)
     read = client.post("/api/accounts", {"kind": "kaggle", "label": "mine"}).json()
