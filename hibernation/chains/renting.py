@@ -11,6 +11,7 @@ from core.chains import Again, Goto, Next, Outcome, Run, Stop
 from core.errors import Invalid
 from core.reasons import Reason, because
 from hibernation.chains.subject import subject
+from hibernation.chains.work import agent_silent
 from hibernation.models import Box, Instance
 from hibernation.providers.base import (
     CreateUnknown,
@@ -124,6 +125,8 @@ def _look_for(run: Run, box: Box, provider: Provider) -> Outcome:
     wait_s = provider.create_settles_s - (run.now - box.create_asked_at).total_seconds()
     if wait_s > 0:
         return Again(min(wait_s, 10.0), because("looking_for_box", label=box.label))
+    if agent_silent(run, box.instance) is None:  # whoever holds the box's one-use token: it exists, listed or not
+        return Again(LOOK_AGAIN_S, because("looking_for_box", label=box.label))
     return _refused(run, box, because("box_never_was", label=box.label), rented=1, same_machine=True)
 
 

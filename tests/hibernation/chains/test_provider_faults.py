@@ -109,6 +109,14 @@ def test_a_box_whose_create_timed_out_and_which_shows_late_is_destroyed(world: W
     awake_again(world, instance, kept)
 
 
+def test_a_box_whose_agent_has_enrolled_exists_however_late_it_is_listed(world: World) -> None:
+    instance, kept = world.asleep()
+    world.fault(K.CREATE_UNKNOWN, seconds=1.5)
+    world.wake(instance)
+    awake_again(world, instance, kept)
+    assert Box.objects.filter(instance=instance).count() == 2, "the one of before, and this one"
+
+
 def test_a_provider_that_refuses_ends_the_wake_at_once(world: World) -> None:
     instance, _ = world.asleep()
     world.fault(K.CREATE_REFUSED)

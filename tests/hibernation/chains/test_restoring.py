@@ -165,7 +165,7 @@ def test_a_damaged_generation_rents_nothing_unless_the_store_has_it_whole_again(
     instance, kept = world.asleep()
     generation = last_generation(instance)
     type(generation).objects.update(state=SnapshotState.DAMAGED)
-    (pack,) = Path(settings.SNAPSHOT_STORE).glob("o/*/p/*")
+    pack = next(Path(settings.SNAPSHOT_STORE).glob("o/*/p/*"))
     data = pack.read_bytes()
     pack.unlink()
     world.wake(instance)
