@@ -125,7 +125,7 @@ def _look_for(run: Run, box: Box, provider: Provider) -> Outcome:
     wait_s = provider.create_settles_s - (run.now - box.create_asked_at).total_seconds()
     if wait_s > 0:
         return Again(min(wait_s, 10.0), because("looking_for_box", label=box.label))
-    if agent_silent(run, box.instance) is None:  # whoever holds the box's one-use token: it exists, listed or not
+    if agent_silent(run, box.instance) is None:  # somebody holds the box's one-use token: it exists
         return Again(LOOK_AGAIN_S, because("looking_for_box", label=box.label))
     return _refused(run, box, because("box_never_was", label=box.label), rented=1, same_machine=True)
 
