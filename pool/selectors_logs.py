@@ -20,12 +20,16 @@ PART_LIMIT_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class LogPiece:
-    """Output of a dispatch from `offset` on. next_offset: where to go on. done: there will be no more."""
+    """Output of a dispatch from `offset` on. next_offset: where to go on. done: there will be no more.
+
+    is_cut: what follows its last byte in the stream is not kept, so that a character that it ends within is never whole.
+    """
 
     offset: int
     data: bytes
     next_offset: int
     done: bool
+    is_cut: bool = False
 
 
 def extent_of(dispatch: Dispatch) -> Extent:
@@ -50,10 +54,23 @@ def log_read(dispatch: Dispatch, *, offset: int, limit: int = LOG_PIECE_BYTES) -
         return LogPiece(offset, line, extent.cut_to, done=False)
     if extent.missing and offset < extent.cut_from:
         limit = min(limit, extent.cut_from - offset)
-    data = _stored(dispatch, offset, limit) if offset < dispatch.log_stored_bytes else b""
-    data = data or chunks_read(dispatch, offset=offset, limit=limit)
+    data = _read(dispatch, offset, limit)
     end = offset + len(data)
-    return LogPiece(offset, data, end, done=over and end >= extent.end)
+    is_cut = extent.missing > 0 and end == extent.cut_from
+    return LogPiece(offset, data, end, done=over and end >= extent.end, is_cut=is_cut)
+
+
+def _read(dispatch: Dispatch, offset: int, limit: int) -> bytes:
+    """All that there is without a gap, through as many stored pieces as it takes and into the database."""
+    data = bytearray()
+    while len(data) < limit:
+        at, wanted = offset + len(data), limit - len(data)
+        more = _stored(dispatch, at, wanted) if at < dispatch.log_stored_bytes else b""
+        more = more or chunks_read(dispatch, offset=at, limit=wanted)
+        if not more:
+            break
+        data += more
+    return bytes(data)
 
 
 def chunks_read(dispatch: Dispatch, *, offset: int, limit: int) -> bytes:

@@ -87,7 +87,7 @@ def output_shown(dispatch: Dispatch | None) -> str:
         return "–"
     begin = max(0, dispatch.log_bytes - LOG_END_BYTES)
     try:
-        return log_read(dispatch, offset=begin).data.decode("utf-8", "replace") or "–"
+        return log_read(dispatch, offset=begin, limit=LOG_END_BYTES).data.decode("utf-8", "replace") or "–"
     except DomainError as error:
         return str(error.message)
 

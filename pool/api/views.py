@@ -341,7 +341,7 @@ class JobViewSet(PeoplesView, mixins.ListModelMixin, mixins.RetrieveModelMixin, 
             return Response(s.LogSerializer(answer).data)
         piece = log_read(row, offset=offset)
         # A character that the end of the piece cuts in two is left for the next one.
-        text, used = codecs.utf_8_decode(piece.data, "replace", piece.done)
+        text, used = codecs.utf_8_decode(piece.data, "replace", piece.done or piece.is_cut)
         answer = {
             "attempt": number,
             "offset": offset,

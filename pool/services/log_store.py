@@ -75,6 +75,12 @@ def _store_next(dispatch: Dispatch, *, now: datetime) -> bool:
         limit = min(limit, extent.cut_from - begin)
     data = chunks_read(dispatch, offset=begin, limit=limit)
     is_last = dispatch.state not in OPEN and begin + len(data) >= extent.end
+    if not data and begin > dispatch.log_stored_bytes:
+        # What was cut out is dealt with. Otherwise an attempt that never sends what lies behind it is due for ever, and
+        # twenty of them are all that any run looks at.
+        Dispatch.objects.filter(pk=dispatch.pk).update(log_stored_bytes=begin)
+        dispatch.log_stored_bytes = begin
+        return False
     if not data or (len(data) < limit and not is_last):
         return False
     compressed = zstandard.compress(data, 3)

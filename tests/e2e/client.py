@@ -87,12 +87,19 @@ class Client:
         return job if job["status"] in ENDED else None
 
     def log(self, job_id: str) -> str:
-        """The whole output of the job's present attempt."""
+        """The output of the job's present attempt, as far as there is any; of one that has ended, all of it.
+
+        A reader that cannot get on although the attempt has ended is a fault, and no end.
+        """
         parts, offset = [], 0
         while True:
+            over = self.job_ended(job_id) is not None
             page = self.get(f"/api/jobs/{job_id}/logs", offset=offset)
             parts.append(page["data"])
+            if page["done"]:
+                return "".join(parts)
             if page["next_offset"] == offset:
+                assert not over, f"the output of {job_id} stops at byte {offset} and is not done"
                 return "".join(parts)
             offset = page["next_offset"]
 

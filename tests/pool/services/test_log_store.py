@@ -13,6 +13,7 @@ from django.contrib.auth.models import User
 from agent import wire
 from core.errors import Busy
 from pool import selectors_logs
+from pool.admin.job_parts import output_shown
 from pool.models import Dispatch, Job, JobObject, LogChunk, LogPart, Worker
 from pool.selectors_logs import log_read
 from pool.services import log_store
@@ -88,6 +89,101 @@ def test_output_reads_the_same_before_while_and_after_it_goes_to_the_store(alice
     assert {
         log_read(Dispatch.objects.get(pk=row.pk), offset=n, limit=7).data for n in range(0, 2_000, 13)
     } == {text[n : n + 7] for n in range(0, 2_000, 13)}
+
+
+def test_reading_goes_on_through_stored_pieces_and_the_database_in_one_go(alice: User, enrol: Enrol) -> None:
+    enrol()
+    row = running(alice)
+    text = random.Random(2).randbytes(2_700)
+    says(row, text)
+    assert log_store.logs_store(now=SOON) == 2
+    row.refresh_from_db()
+    assert log_read(row, offset=500, limit=2_000).data == text[500:2_500]
+    assert log_read(row, offset=990).data == text[990:]
+
+
+@pytest.mark.parametrize("ended", [True, False], ids=["ended", "running"])
+def test_a_character_that_a_stored_piece_ends_within_stops_no_reader(
+    api_client: Callable[..., Any], alice: User, enrol: Enrol, ended: bool
+) -> None:
+    """The piece ends after the first byte of a two-byte letter."""
+    enrol()
+    row = running(alice)
+    text = "a" * 999 + "é" * 600
+    says(row, text.encode())
+    if ended:
+        finish(row.job)
+    while log_store.logs_store(now=SOON):
+        pass
+    assert LogPart.objects.count() == (3 if ended else 2)
+    assert read_by_api(api_client(alice), row) == text
+
+
+def test_a_character_that_the_cut_ends_within_stops_no_reader(
+    api_client: Callable[..., Any], alice: User, enrol: Enrol, settings: Any
+) -> None:
+    settings.JOB_LOG_BYTES = 1_000
+    enrol()
+    row = running(alice)
+    head = b"a" * 599 + "é".encode()[:1]
+    assert says(row, head, total=50_000) == 49_500
+    says(row, b"z" * 500, total=50_000)
+    finish(row.job)
+    expected = "a" * 599 + "\ufffd\n[48900 bytes of output were cut out here]\n" + "z" * 500
+    assert read_by_api(api_client(alice), row) == expected
+    while log_store.logs_store(now=SOON):
+        pass
+    assert read_by_api(api_client(alice), row) == expected
+
+
+def read_by_api(client: Any, row: Dispatch) -> str:
+    text, offset = "", 0
+    while True:
+        page = client.get(f"/api/jobs/{row.job_id}/logs", {"offset": offset}).json()
+        text += page["data"]
+        if page["done"] or offset >= Dispatch.objects.get(pk=row.pk).log_bytes:
+            return text
+        assert page["next_offset"] > offset, f"no reader gets beyond byte {offset}"
+        offset = page["next_offset"]
+
+
+def test_the_end_of_the_output_on_the_jobs_page_is_its_end(alice: User, enrol: Enrol) -> None:
+    enrol()
+    row = running(alice)
+    says(row, b"x" * 1_990 + b"y" * 10 + b"the last words")
+    finish(row.job)
+    while log_store.logs_store(now=SOON):
+        pass
+    while log_store.chunks_remove(now=LATER):
+        pass
+    row.refresh_from_db()
+    assert output_shown(row).endswith("y" * 10 + "the last words")
+
+
+@pytest.mark.parametrize("ended", [True, False], ids=["ended", "running"])
+def test_those_that_never_send_what_they_skipped_ahead_to_keep_no_other_from_being_stored(
+    alice: User, enrol: Enrol, settings: Any, monkeypatch: pytest.MonkeyPatch, ended: bool
+) -> None:
+    monkeypatch.setattr(log_store, "AT_ONCE", 1)
+    settings.JOB_LOG_BYTES = 1_000
+    enrol(slots=2)
+    silent, other = running(alice), running(alice)
+    assert says(silent, b"a" * 600, total=50_000) == 49_500
+    if ended:
+        finish(silent.job)
+    Dispatch.objects.filter(pk=silent.pk).update(state_since=NOON)  # the oldest
+    says(other, b"b" * 400)
+    finish(other.job)
+    for _ in range(3):
+        log_store.logs_store(now=SOON)
+    assert LogPart.objects.filter(dispatch=other).exists()
+    if not ended:
+        says(silent, b"z" * 500, total=50_000)
+        finish(silent.job)
+        while log_store.logs_store(now=SOON):
+            pass
+        assert whole(silent).endswith(b"cut out here]\n" + b"z" * 500)
+        assert LogPart.objects.filter(dispatch=silent, offset=49_500).exists()
 
 
 def test_two_runs_at_once_store_each_piece_once(alice: User, enrol: Enrol) -> None:
