@@ -190,7 +190,7 @@ class Upload:
 
     def run(self, found: list[Found]) -> None:
         self._waiting = found[::-1]
-        remote = self._line.remote()
+        remote = self._line.remote(phase="artifacts")
         # Daemons that nobody joins: a transfer that hangs must hold up neither a cancel nor the agent's end.
         threads = [
             threading.Thread(target=self._work, args=(remote,), name=f"artifacts {number}", daemon=True)

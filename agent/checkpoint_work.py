@@ -15,6 +15,7 @@ from agent.client import ApiError, Client, Refused, StandDown, Unreachable, post
 from agent.hold import Hold
 from agent.snapshot_line import Line, Teller
 from agent.snapshotting import commit_of, parent_of
+from agent.store_away import StoreAway
 from agent.wire import CheckpointAnswer, CheckpointPost, FinishPost, RestoreAnswer, RestorePost
 from snapshots.engine.errors import Cancelled, EngineError
 from snapshots.engine.limits import MIB, Effort
@@ -134,10 +135,11 @@ class CheckpointWork:
         assert answer.snapshot_id is not None, "there is one to restore"
         line = self._line(answer.snapshot_id, "restore-plan", lambda: self._hold.halt is not None)
         terms = line.terms()
+        away = StoreAway(self._client, self._hold, phase="checkpoint")
         with Teller(self._client, self._hold) as teller:
             restored = restore(
                 self._work,
-                remote=line.remote(),
+                remote=line.remote(patience=away),
                 owner_key=terms.owner_key_bytes(),
                 root_key=terms.root_key,
                 expected_content_id=answer.content_id,

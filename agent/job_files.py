@@ -35,7 +35,7 @@ def lay_out(client: Client, hold: Hold, folder: Path, *, backoff_cap_s: float) -
         answer = line.post("files", wire.to_json(wire.FencePost(fence=hold.claim.fence)))
         files = [wire.GivenFile.from_json(item) for item in wire.items(answer, "files")]
         folder.mkdir(parents=True, exist_ok=True)
-        _write_all(files, folder, line.remote(), stopped=lambda: hold.halt is not None)
+        _write_all(files, folder, line.remote(phase="files"), stopped=lambda: hold.halt is not None)
     except Cancelled:
         return False
     except (Refused, wire.WireError) as error:

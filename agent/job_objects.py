@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,11 +9,10 @@ from agent import wire
 from agent.backoff import Backoff
 from agent.client import Client, Refused, StandDown, Unreachable, post_until_answered
 from agent.hold import Hold
+from agent.store_away import StoreAway, pause_until
 from snapshots.engine.errors import Cancelled
 from snapshots.engine.remote import ObjectPlan, PresignedRemote
 from snapshots.engine.store.base import SignedRequest, StoreRefused
-
-LOOK_EVERY_S = 0.1
 
 
 class JobLine:
@@ -45,15 +43,10 @@ class JobLine:
             raise Cancelled("stood down") from error
         return answer or {}
 
-    def remote(self) -> PresignedRemote:
-        return PresignedRemote(self._ask_put, self._ask_get, pause=self._pause)
-
-    def _pause(self, seconds: float) -> None:
-        until_s = time.monotonic() + seconds
-        while (left_s := until_s - time.monotonic()) > 0:
-            if self._stopped():
-                raise Cancelled("stopped while the store was away")
-            time.sleep(min(LOOK_EVERY_S, left_s))
+    def remote(self, *, phase: str) -> PresignedRemote:
+        """phase: what is told once a store that was away is back."""
+        away = StoreAway(self._client, self._hold, phase=phase)
+        return PresignedRemote(self._ask_put, self._ask_get, pause=pause_until(self._stopped), patience=away)
 
     def _ask_put(self, plans: Sequence[ObjectPlan]) -> Sequence[SignedRequest]:
         wishes = tuple(wire.PutWish(key=plan.key, length=plan.length, sha256=plan.sha256) for plan in plans)

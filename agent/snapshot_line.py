@@ -13,10 +13,12 @@ from agent import wire
 from agent.backoff import Backoff
 from agent.client import Client, Refused, StandDown, Unreachable, post_until_answered
 from agent.hold import Hold
+from agent.store_away import pause_until
 from agent.wire import PlanAnswer, PlanPost, ProgressPost, PutWish, SnapshotTerms
 from snapshots.engine.errors import Cancelled
 from snapshots.engine.progress import Progress
 from snapshots.engine.remote import ObjectPlan, PresignedRemote
+from snapshots.engine.remote.retry import Patience
 from snapshots.engine.store.base import SignedRequest, StoreRefused
 
 log = logging.getLogger("agent.snapshotting")
@@ -70,8 +72,10 @@ class Line:
     def terms(self) -> SnapshotTerms:
         return self._plan(PlanPost(fence=self._fence)).terms
 
-    def remote(self) -> PresignedRemote:
-        return PresignedRemote(self._ask_put, self._ask_get)
+    def remote(self, *, patience: Patience | None = None) -> PresignedRemote:
+        """patience: how long a store that is away is waited for."""
+        pause = pause_until(self._given_up)
+        return PresignedRemote(self._ask_put, self._ask_get, pause=pause, patience=patience)
 
     def post(self, verb: str, body: Mapping[str, Any]) -> dict[str, Any] | None:
         """Repeated until answered; Cancelled once the work is to stop. Raises Refused."""

@@ -84,6 +84,9 @@ OUTCOMES = ("succeeded", "failed", "cancelled", "interrupted")
 ORDERS = ("drain", "stand_down", "cancel", "interrogate", "saved")
 
 
+STORE_AWAY = "store_away"
+"""Phase of a job whose files wait for the store. Whatever phase comes next says that it is over."""
+
 WORKER_ENDS = "worker_ends"
 """In the result of interrupted work: true where the worker itself ends, and takes nothing any more."""
 

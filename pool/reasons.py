@@ -35,6 +35,7 @@ register(
         # jobs: what became of them
         "job_chosen": "chosen: {worker} ({percent:.1f} % used)",
         "job_claimed": "{worker} has started it",
+        "job_store_away": "its files are on their way: the store is away",
         "job_done": "exit code 0",
         "job_done_in_part": "exit code 0; {count} of its files were not kept, first {path}: {why}",
         "job_not_kept": "exit code 0, but {error}",

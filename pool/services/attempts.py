@@ -30,6 +30,14 @@ def attempt_started(dispatch: Dispatch, *, now: datetime) -> bool:
     return True
 
 
+def attempt_waits(dispatch: Dispatch, *, store_away: bool) -> None:
+    """Say on the running job whether its files wait for the store."""
+    away, goes_on = because("job_store_away"), because("job_claimed", worker=dispatch.worker.name)
+    old, new = (goes_on, away) if store_away else (away, goes_on)
+    job = Job.objects.filter(pk=dispatch.job_id, attempt=dispatch.number, state=JobState.RUNNING)
+    job.filter(reason_code=old.code).update(**Job.reason_columns(new))
+
+
 def attempt_ended(dispatch: Dispatch, *, now: datetime) -> None:
     """Move the job on by the final state of its dispatch. An attempt that is not the job's present one changes nothing.
 

@@ -25,7 +25,7 @@ from core.transitions import advance
 from pool import signals
 from pool.log_cap import Extent, capped
 from pool.models import Dispatch, JobObject, LogChunk, Worker
-from pool.services.attempts import attempt_started
+from pool.services.attempts import attempt_started, attempt_waits
 from pool.services.dispatches import dispatch_end, dispatch_locked, lease_s
 from pool.services.specs import job_work
 from pool.services.workers import worker_drains
@@ -82,6 +82,8 @@ def dispatch_progress(
     with transaction.atomic():
         row = dispatch_held(identity, dispatch_id, fence=post.fence)
         Dispatch.objects.filter(pk=row.pk).update(progress=progress, progress_at=now, **_lease(row, now))
+        if row.kind == Dispatch.Kind.JOB:
+            attempt_waits(row, store_away=post.phase == wire.STORE_AWAY)
     return {"cancel": row.cancel_requested_at is not None}
 
 

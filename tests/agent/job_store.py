@@ -27,6 +27,7 @@ class JobStore:
         self.given: dict[str, list[dict[str, Any]]] = {}
         self.kept: dict[str, dict[str, dict[str, Any]]] = {}
         self.delay_s = 0.0
+        self.broken = False
         self.refuses: tuple[int, dict[str, Any]] | None = None
         self.transfers = 0
         plane.extra = self._answer
@@ -81,6 +82,14 @@ class JobStore:
             self.transfers += 1
             self.plane.changed.notify_all()
         time.sleep(self.delay_s)
+        if self.broken:
+            # What was sent stays unread, so that the connection is of no more use. "At once": tests have no patience.
+            handler.send_response(503)
+            for name, value in (("Content-Length", "0"), ("Connection", "close"), ("Retry-After", "0")):
+                handler.send_header(name, value)
+            handler.end_headers()
+            handler.wfile.flush()
+            return True
         reply = respond(
             self.store,
             method=handler.command,

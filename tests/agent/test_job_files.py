@@ -10,9 +10,13 @@ from pathlib import Path
 import pytest
 
 from agent import processes, wire
+from snapshots.engine.remote.retry import Backoff
 from tests.agent.conftest import AgentProcess, eventually
-from tests.agent.control_plane import STAND_DOWN, ControlPlane
+from tests.agent.control_plane import STAND_DOWN, ControlPlane, Dispatch
 from tests.agent.job_store import JobStore, inline
+
+TRIES = Backoff(pause=lambda _: None).attempts
+"""Of a transfer, where nobody has more patience than that."""
 
 
 @pytest.fixture
@@ -124,6 +128,27 @@ def test_a_job_that_is_cancelled_while_its_files_are_fetched_never_starts(
     plane.ring(wire.RING_STATUS)
     plane.wait(lambda: job.finish)
     assert job.finish and job.finish["outcome"] == "cancelled" and not job.log
+
+
+def told(job: Dispatch) -> list[str]:
+    return [post["phase"] for post in job.progress]
+
+
+def test_a_store_that_is_away_when_a_job_begins_is_waited_for(
+    standing: AgentProcess, store: JobStore
+) -> None:
+    plane = standing.server
+    piece = store.put("d_earlier", b"here it is")
+    file = {"path": "x", "mode": 0o644, "length": 10, "sha256": piece["sha256"], "pieces": [piece]}
+    store.given["d_wait"] = [file]
+    store.broken = True
+    job = plane.dispatch("d_wait", command=["cat", "x"], files=1)
+    plane.wait(lambda: store.transfers > TRIES and wire.STORE_AWAY in told(job))
+    assert not job.finish
+    store.broken = False
+    plane.wait(lambda: job.finish)
+    assert job.finish and job.finish["outcome"] == "succeeded" and job.log == b"here it is"
+    assert told(job) == [wire.STORE_AWAY, "files"]
 
 
 # -- out ----------------------------------------------------------------------------------------------
@@ -244,6 +269,23 @@ def test_a_cancel_while_artifacts_go_up_ends_them_within_the_grace(
     assert job.finish and job.finish["outcome"] == "cancelled"
     assert job.finish["reason"] == "cancelled while its artifacts were uploaded"
     assert processes.members(pgid=0, mark=mark, trust_group=False) == []
+
+
+def test_a_store_that_is_away_when_a_job_ends_loses_none_of_its_files(
+    standing: AgentProcess, store: JobStore
+) -> None:
+    plane = standing.server
+    store.broken = True
+    job = plane.dispatch(
+        "d_away", command=shell("echo 1 > a; echo 2 > b; echo 3 > c"), artifacts=store.keep("d_away", "*")
+    )
+    plane.wait(lambda: store.transfers > 2 * TRIES and wire.STORE_AWAY in told(job))
+    assert not job.finish, "it goes on trying for longer than any one transfer has tries"
+    store.broken = False
+    plane.wait(lambda: job.finish)
+    assert job.finish and (job.finish["outcome"], job.finish["exit_code"]) == ("succeeded", 0)
+    assert [store.content("d_away", name) for name in "abc"] == [b"1\n", b"2\n", b"3\n"]
+    assert told(job) == [wire.STORE_AWAY, "artifacts"]
 
 
 def test_another_attempt_ends_the_upload_at_once_and_nothing_is_reported(

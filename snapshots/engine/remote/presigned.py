@@ -19,7 +19,7 @@ import urllib3
 from snapshots.engine.limits import MIB
 from snapshots.engine.remote.asking import Asker
 from snapshots.engine.remote.base import ObjectPlan, Remote
-from snapshots.engine.remote.retry import Backoff
+from snapshots.engine.remote.retry import Backoff, Patience
 from snapshots.engine.store.base import (
     ObjectExists,
     ObjectMissing,
@@ -48,6 +48,7 @@ class PresignedRemote(Remote):
 
     session: requests' own; give it an adapter with as many pooled connections as there are streams (new_session does).
     pause(seconds) waits between attempts; what it raises ends them, which is how a caller in a hurry gives up.
+    patience: how long a store that is away is waited for; None: seven tries.
     """
 
     def __init__(
@@ -57,11 +58,12 @@ class PresignedRemote(Remote):
         *,
         session: requests.Session | None = None,
         pause: Callable[[float], None] = time.sleep,
+        patience: Patience | None = None,
     ) -> None:
         self._puts = Asker(ask_put)
         self._gets = Asker(ask_get)
         self._session = session or new_session()
-        self._backoff = Backoff(pause)
+        self._backoff = Backoff(pause, patience=patience)
         self._urls: OrderedDict[str, SignedRequest] = OrderedDict()
         self._lock = threading.Lock()
 

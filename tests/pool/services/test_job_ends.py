@@ -17,7 +17,7 @@ from pool.services.cancelling import job_cancel
 from pool.services.dispatches import dispatch_withdraw
 from pool.services.jobs import jobs_dispatch
 from pool.services.publish import orders_of
-from pool.services.reports import dispatch_finish
+from pool.services.reports import dispatch_finish, dispatch_progress
 from pool.services.workers import worker_lost, worker_offline
 from pool.states import JobState, WorkerState
 from tests.pool.conftest import NOON
@@ -183,3 +183,24 @@ def test_a_worker_that_stops_a_job_unasked_does_not_end_it(alice: User, enrol: C
     job = running(alice)
     finish(job, "cancelled", None)
     assert state(job)[0] == "queued"
+
+
+def test_a_job_whose_files_wait_for_the_store_runs_and_says_so(
+    alice: User, enrol: Callable[..., Worker]
+) -> None:
+    enrol("w1")
+    job = submit(alice)
+    jobs_dispatch(now=NOON)
+    claim(job)
+    row = attempt(job)
+    before = state(job)
+
+    def tell(phase: str) -> tuple[str, str]:
+        post = wire.ProgressPost(fence=row.fence, phase=phase)
+        dispatch_progress(identity=identity(row.worker), dispatch_id=row.pk, post=post, now=SOON)
+        return state(job)
+
+    assert tell("checkpoint") == before
+    assert tell(wire.STORE_AWAY) == ("running", "its files are on their way: the store is away")
+    assert tell(wire.STORE_AWAY) == ("running", "its files are on their way: the store is away")
+    assert tell("artifacts") == before
