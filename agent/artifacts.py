@@ -33,17 +33,19 @@ LEFT_OUT_TOLD = 20
 
 @dataclass
 class Outcome:
-    """What became of it. failed: files that should have been kept and could not be; stopped: it was cut short."""
+    """What became of it. failed: files that should have been kept and could not be; stopped: it was cut short;
+    unsent: those that it was cut short before."""
 
     files: int = 0
     bytes: int = 0
     left_out: list[tuple[str, str]] = field(default_factory=list)
     failed: list[tuple[str, str]] = field(default_factory=list)
+    unsent: list[str] = field(default_factory=list)
     stopped: bool = False
 
     def as_result(self) -> dict[str, Any]:
         """For the report."""
-        told = [*self.failed, *self.left_out]
+        told = [*self.failed, *((path, "its upload was cut short") for path in self.unsent), *self.left_out]
         shown = [{"path": path[: wire.PATH_CHARS], "why": why[:200]} for path, why in told[:LEFT_OUT_TOLD]]
         return {"files": self.files, "bytes": self.bytes, "left_out": shown, "left_out_count": len(told)}
 
@@ -109,7 +111,11 @@ def _chosen(folder: Path, keep: wire.Keep, outcome: Outcome) -> Iterator[Found]:
     for path, real, why in sorted(_matching(folder, keep.globs)):
         length = 0
         if not why:
-            length = (folder / real).stat().st_size
+            try:
+                length = (folder / real).stat().st_size
+            except OSError as error:
+                why = f"it cannot be read: {error.strerror}"
+        if not why:
             if count >= keep.files_at_most:
                 why = f"more than {keep.files_at_most} files match"
             elif length > keep.file_bytes:
@@ -189,7 +195,9 @@ class Upload:
         self._over = threading.Event()
 
     def run(self, found: list[Found]) -> None:
+        """Every file that was found is reported, failed or unsent in the outcome afterwards, whatever happens to a thread."""
         self._waiting = found[::-1]
+        self._open = {one.path for one in found}
         remote = self._line.remote(phase="artifacts")
         # Daemons that nobody joins: a transfer that hangs must hold up neither a cancel nor the agent's end.
         threads = [
@@ -206,6 +214,10 @@ class Upload:
             self._outcome.failed.append(("", f"the control plane does not take them: {error}"))
         finally:
             self._over.set()
+            with self._lock:
+                self._outcome.unsent = sorted(self._open)
+        if self._outcome.unsent and not (self._outcome.stopped or self._outcome.failed):
+            self._outcome.failed.append((self._outcome.unsent.pop(0), "its upload ended without a word"))
 
     def _watch(self, threads: list[threading.Thread]) -> None:
         told_s = time.monotonic()
@@ -218,6 +230,8 @@ class Upload:
                 told_s = time.monotonic()
             next((one for one in threads if one.is_alive()), threads[0]).join(LOOK_EVERY_S)
         self._report()
+        if self._open and self._stopped():
+            raise Cancelled("cut short, and seen first by the threads")
 
     def _report(self) -> None:
         while True:
@@ -229,6 +243,7 @@ class Upload:
             self._line.post("artifacts", wire.to_json(post))
             with self._lock:
                 del self._done[: len(some)]
+                self._open -= {one.path for one in some}
             self._outcome.files += len(some)
             self._outcome.bytes += sum(one.length for one in some)
 
@@ -243,11 +258,19 @@ class Upload:
             except Cancelled:
                 return
             except (EngineError, OSError) as error:
-                with self._lock:
-                    self._outcome.failed.append((found.path, redact(str(error))))
+                self._failed(found, redact(str(error)))
+            except Exception as error:
+                # A thread that dies in silence leaves a file behind that nobody misses.
+                log.exception("artifact %r: the agent failed", found.path)
+                self._failed(found, f"the agent failed: {type(error).__name__}")
             else:
                 with self._lock:
                     self._done.append(kept)
+
+    def _failed(self, found: Found, why: str) -> None:
+        with self._lock:
+            self._outcome.failed.append((found.path, why))
+            self._open.discard(found.path)
 
     def _upload(self, found: Found, remote: PresignedRemote) -> wire.KeptFile:
         """One file, read once: what goes up is what was hashed, also where somebody still writes it."""
