@@ -101,7 +101,7 @@ class CheckpointWork:
 
     # -- restoring --------------------------------------------------------------------------------
 
-    def restore(self) -> str | None:
+    def restore(self, stopped: Callable[[], bool]) -> str | None:
         """The id of the checkpoint that is in the folder now, whole; None where there is none to go on from.
 
         Raises NotRestored with the report: the folder is not there then. Raises StandDown.
@@ -112,7 +112,7 @@ class CheckpointWork:
                 self._ask(
                     "restore",
                     wire.to_json(RestorePost(fence=self._hold.claim.fence)),
-                    given_up=lambda: self._hold.halt is not None,
+                    given_up=stopped,
                     cap_s=min(BUSY_CAP_S, self._backoff_cap_s),
                 )
             )
@@ -125,15 +125,15 @@ class CheckpointWork:
         if answer.snapshot_id is None:
             return None
         try:
-            self._put_back(answer)
+            self._put_back(answer, stopped)
         except (EngineError, Refused, Unreachable, wire.WireError, OSError) as error:
             reason = f"checkpoint {answer.generation} could not be restored: {error}"
             raise self._not_restored("interrupted", reason, restore_failed=answer.snapshot_id) from error
         return answer.snapshot_id
 
-    def _put_back(self, answer: RestoreAnswer) -> None:
+    def _put_back(self, answer: RestoreAnswer, stopped: Callable[[], bool]) -> None:
         assert answer.snapshot_id is not None, "there is one to restore"
-        line = self._line(answer.snapshot_id, "restore-plan", lambda: self._hold.halt is not None)
+        line = self._line(answer.snapshot_id, "restore-plan", stopped)
         terms = line.terms()
         away = StoreAway(self._client, self._hold, phase="checkpoint")
         with Teller(self._client, self._hold) as teller:
@@ -145,7 +145,7 @@ class CheckpointWork:
                 expected_content_id=answer.content_id,
                 stat_index=self._stat_index,
                 progress=teller.tell,
-                cancelled=lambda: self._hold.halt is not None,
+                cancelled=stopped,
             )
         for warning in restored.warnings:
             log.warning("dispatch=%s restore: %s", self._id, warning)

@@ -77,14 +77,14 @@ class Checkpoints:
         """How long the last one is going to take, by what the one before took."""
         return UNKNOWN_CHECKPOINT_S if self._took_s is None else 1.5 * self._took_s + 1.0
 
-    def restore(self) -> dict[str, str]:
+    def restore(self, stopped: Callable[[], bool]) -> dict[str, str]:
         """The newest checkpoint into the working folder, which must not be there yet; the command's variables.
 
-        Raises NotRestored: the folder is then as it was. Raises StandDown where the attempt is over.
+        stopped: asked again and again; it is given up then. Raises NotRestored: the folder is then as it was. Raises StandDown where the attempt is over.
         """
         self._control.mkdir(mode=0o700, parents=True, exist_ok=True)
         variables = {"DORMOUSE_CHECKPOINT_DIR": str(self._control)}
-        restored = self._work().restore()
+        restored = self._work().restore(stopped)
         if restored is not None:
             variables["DORMOUSE_RESTORED_FROM"] = restored
         return variables

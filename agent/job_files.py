@@ -24,18 +24,20 @@ RANGE_BYTES = 8 << 20
 _LED_OUT = (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 
 
-def lay_out(client: Client, hold: Hold, folder: Path, *, backoff_cap_s: float) -> bool:
-    """Fetch what the job is given into `folder`. False where it is to stop meanwhile.
+def lay_out(
+    client: Client, hold: Hold, folder: Path, *, stopped: Callable[[], bool], backoff_cap_s: float
+) -> bool:
+    """Fetch what the job is given into `folder`. False where it was stopped meanwhile.
 
     Raises WorkRefused for what cannot be had or has no place there, StoreBusy and OSError where another worker, or
     another moment, may do better.
     """
-    line = JobLine(client, hold, stopped=lambda: hold.halt is not None, backoff_cap_s=backoff_cap_s)
+    line = JobLine(client, hold, stopped=stopped, backoff_cap_s=backoff_cap_s)
     try:
         answer = line.post("files", wire.to_json(wire.FencePost(fence=hold.claim.fence)))
         files = [wire.GivenFile.from_json(item) for item in wire.items(answer, "files")]
         folder.mkdir(parents=True, exist_ok=True)
-        _write_all(files, folder, line.remote(phase="files"), stopped=lambda: hold.halt is not None)
+        _write_all(files, folder, line.remote(phase="files"), stopped=stopped)
     except Cancelled:
         return False
     except (Refused, wire.WireError) as error:

@@ -21,6 +21,7 @@ from agent.job_ends import finish_with
 from agent.job_folder import start_folder
 from agent.journal import Entry, Journal
 from agent.logs import LogShipper
+from agent.redact import redact
 from agent.runner import Command, Ended, Run, WorkRefused
 from agent.session import boot_clock_s
 from agent.wire import FinishPost
@@ -29,6 +30,8 @@ log = logging.getLogger("agent.jobs")
 
 LOOK_EVERY_S = 0.05
 LEFTOVER_GRACE_S = 2.0
+PREPARED_WITHIN_S = 2 * 3_600.0
+"""For what a job is given: its checkpoint restored, its files fetched. Its own time limit counts from its command's start."""
 WORK_FOLDERS_KEPT = 10
 """Working folders of finished jobs that stay on the disk, newest first: checkpoints that somebody may come for."""
 
@@ -111,9 +114,7 @@ class JobKeeper:
         try:
             finish = self._stay(hold, entry, command=command, run=run, shipper=shipper, kept=kept)
             if finish is not None and claim.work.get("artifacts") and finish.outcome != "interrupted":
-                finish = self._keep_artifacts(
-                    hold, finish, self._cwd(claim, kept), command=command, shipper=shipper
-                )
+                finish = self._keep_artifacts(hold, finish, command=command, shipper=shipper, kept=kept)
         except Exception:
             run.end(grace_left_s=_grace(LEFTOVER_GRACE_S))
             raise
@@ -139,15 +140,23 @@ class JobKeeper:
         if hold.halt is not None:
             return None
         runner.clear(folder)
+        until_s = time.monotonic() + PREPARED_WITHIN_S
+
+        def stopped() -> bool:
+            return hold.halt is not None or time.monotonic() >= until_s
+
         own = self._variables(claim)
-        own |= kept.restore() if kept is not None else {}
+        own |= kept.restore(stopped) if kept is not None else {}
         if hold.halt is not None:
             return None
         cwd = self._cwd(claim, kept)
         # What was restored holds what the job has made of its files since it was given them.
         given = claim.work.get("files") and "DORMOUSE_RESTORED_FROM" not in own
-        if given and not self._lay_out(hold, cwd):
-            return None
+        if given and not self._lay_out(hold, cwd, stopped):
+            if hold.halt is not None:
+                return None
+            reason = f"its files were not all here within {PREPARED_WITHIN_S / 3600:g} h"
+            raise NotRestored(FinishPost(fence=claim.fence, outcome="interrupted", reason=reason))
         run = runner.start(command, folder=folder, cwd=cwd, environ=self._environ, own=own)
         log.info("dispatch=%s started kind=%s pid=%d", claim.dispatch_id, claim.kind, run.pid)
         return run
@@ -191,7 +200,7 @@ class JobKeeper:
         if not _holds_files(folder / "work"):
             shutil.rmtree(folder, ignore_errors=True)
             return
-        for name in ("log", "script", "exit", "mark", "verdict", "pid", "stat-index"):
+        for name in ("log", "script", "exit", "mark", "started", "verdict", "pid", "stat-index"):
             (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / "checkpoint", ignore_errors=True)
         self._forget_old_work()
@@ -225,7 +234,8 @@ class JobKeeper:
         shipper: LogShipper,
         kept: Checkpoints | None,
     ) -> FinishPost | None:
-        deadline_s = entry.claimed_s + command.timeout_s if command.timeout_s is not None else None
+        began_s = run.started_s if run.started_s is not None else entry.claimed_s
+        deadline_s = began_s + command.timeout_s if command.timeout_s is not None else None
         if (decided := run.decided()) is not None:
             return self._stop(hold, command, run, kept, *decided)
         while True:
@@ -293,25 +303,36 @@ class JobKeeper:
 
     # The engine is loaded by the first job that has files, not by every start.
 
-    def _lay_out(self, hold: Hold, cwd: Path) -> bool:
+    def _lay_out(self, hold: Hold, cwd: Path, stopped: Callable[[], bool]) -> bool:
         from agent.job_files import lay_out
 
-        return lay_out(self._client, hold, cwd, backoff_cap_s=self._backoff_cap_s)
+        return lay_out(self._client, hold, cwd, stopped=stopped, backoff_cap_s=self._backoff_cap_s)
 
     def _keep_artifacts(
-        self, hold: Hold, finish: FinishPost, cwd: Path, *, command: Command, shipper: LogShipper
+        self,
+        hold: Hold,
+        finish: FinishPost,
+        *,
+        command: Command,
+        shipper: LogShipper,
+        kept: Checkpoints | None,
     ) -> FinishPost | None:
-        from agent.artifacts import keep_artifacts
+        from agent.artifacts import Outcome, keep_artifacts
 
-        outcome = keep_artifacts(
-            self._client,
-            hold,
-            cwd,
-            stood_down=shipper.stood_down.is_set,
-            hurried=finish.outcome == "cancelled" or finish.timed_out_s is not None,
-            grace_s=command.grace_s,
-            backoff_cap_s=self._backoff_cap_s,
-        )
+        try:
+            outcome = keep_artifacts(
+                self._client,
+                hold,
+                self._cwd(hold.claim, kept),
+                stood_down=shipper.stood_down.is_set,
+                hurried=finish.outcome == "cancelled" or finish.timed_out_s is not None,
+                grace_s=command.grace_s,
+                backoff_cap_s=self._backoff_cap_s,
+            )
+        except Exception as error:
+            # The command has ended, and how it did stands: it is not run again for what became of its files.
+            log.exception("dispatch=%s artifacts not kept", hold.claim.dispatch_id)
+            outcome = Outcome(failed=[("", redact(str(error)) or type(error).__name__)])
         return finish_with(hold, finish, outcome)
 
     # -- helpers ----------------------------------------------------------------------------------

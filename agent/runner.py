@@ -4,6 +4,7 @@ A run's folder, `<state-dir>/jobs/<dispatch id>/`:
 
     pid      made by the wrapper, exclusively, before it runs anything: whoever makes this file owns the run
     exit     "exit N", written by the wrapper when the command has ended
+    started  when, on the clock that goes on while the machine sleeps; what the time limit counts from
     verdict  outcome and reason, written by the agent before it ends the run itself
     log      standard output and error
     script   the job's script where it has one
@@ -30,6 +31,7 @@ from agent import processes
 from agent.errors import UsageError
 from agent.files import read_json, write_json
 from agent.processes import GraceLeft
+from agent.session import boot_clock_s
 
 # The command's words are the wrapper's positional arguments: nothing of them is ever read as shell. `trap :` keeps
 # the wrapper alive through a SIGTERM to the group without making its child ignore it. Without noclobber (-C) two
@@ -132,6 +134,14 @@ class Run:
     def log(self) -> Path:
         return self._folder / "log"
 
+    @property
+    def started_s(self) -> float | None:
+        """When it was started, on the boot clock; None where an agent started it that did not write that down."""
+        try:
+            return float((self._folder / "started").read_text(encoding="ascii"))
+        except (FileNotFoundError, ValueError):
+            return None
+
     def poll(self) -> Ended | None:
         """None while it runs."""
         if self._ended is None:
@@ -204,6 +214,7 @@ def start(
     cwd = cwd or folder / "work"
     mark = secrets.token_hex(8)
     (folder / "mark").write_text(mark, encoding="ascii")
+    (folder / "started").write_text(f"{boot_clock_s():.3f}", encoding="ascii")
     env = {"PYTHONUNBUFFERED": "1", **environ, **command.env, **own, processes.MARK: mark}
     try:
         cwd.mkdir(parents=True, exist_ok=True)

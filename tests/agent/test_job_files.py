@@ -9,7 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from agent import processes, wire
+from agent import jobs, processes, wire
+from agent.client import Client, Http
+from agent.hold import Hold
+from agent.journal import Journal
+from agent.session import boot_clock_s
 from snapshots.engine.remote.retry import Backoff
 from tests.agent.conftest import AgentProcess, eventually
 from tests.agent.control_plane import STAND_DOWN, ControlPlane, Dispatch
@@ -151,6 +155,67 @@ def test_a_store_that_is_away_when_a_job_begins_is_waited_for(
     assert told(job) == [wire.STORE_AWAY, "files"]
 
 
+def test_the_time_limit_counts_from_the_commands_start_also_after_a_restart_of_the_agent(
+    plane: ControlPlane, agent: AgentProcess, tmp_path: Path
+) -> None:
+    """Its file takes longer to come than the limit allows the command; then the agent is killed and started again."""
+    store = JobStore(plane, tmp_path / "store")
+    agent.enrolled().start()
+    piece = store.put("d_earlier", b"here it is")
+    file = {"path": "x", "mode": 0o644, "length": 10, "sha256": piece["sha256"], "pieces": [piece]}
+    store.given["d_slow"] = store.given["d_long"] = [file]
+    store.delay_s = 3.0
+    job = plane.dispatch("d_slow", command=shell("sleep 0.3; cat x"), files=1, timeout_s=2.5)
+    long = plane.dispatch("d_long", command=shell("echo up; sleep 600"), files=1, timeout_s=3.0)
+    plane.wait(lambda: job.finish)
+    assert job.finish and job.finish["outcome"] == "succeeded", job.finish
+    plane.wait(lambda: long.log)
+    began_s = float((agent.run_folder("d_long") / "started").read_text())
+    agent.kill()
+    agent.start()
+    plane.wait(lambda: long.finish)
+    assert long.finish and long.finish["reason"] == "timed out after 3 s"
+    assert boot_clock_s() - began_s >= 3.0
+
+
+def test_what_a_job_is_given_has_a_bound_of_its_own(
+    plane: ControlPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store never comes back; the attempt is given to somebody else."""
+    store = JobStore(plane, tmp_path / "store")
+    store.broken = True
+    gone = {"key": "j/o_1/d_x/" + "0" * 64, "length": 1, "sha256": "0" * 64}
+    store.given["d_1"] = [{"path": "x", "mode": 0o644, "length": 1, "sha256": "0" * 64, "pieces": [gone]}]
+    plane.dispatch("d_1", command=["true"], files=1, ring=False)
+    monkeypatch.setattr(jobs, "PREPARED_WITHIN_S", 0.9)
+    plane.access.add("token")
+    journal = Journal(tmp_path / "journal", epoch=1)
+    keeper = jobs.JobKeeper(
+        client=Client(Http(plane.url), OneToken()),
+        journal=journal,
+        jobs_dir=tmp_path / "jobs",
+        workspace=None,
+        environ={},
+        own_env={},
+        backoff_cap_s=0.1,
+    )
+    claim = wire.Claimed.from_json(plane.dispatches["d_1"].claim)
+    entry = journal.claimed(claim, claimed_s=boot_clock_s(), boot_id="")
+    finish = keeper.run(Hold(claim), entry)
+    assert finish is not None and finish.outcome == "interrupted"
+    assert "its files were not all here within" in (finish.reason or "")
+
+
+class OneToken:
+    """Of a test's own client."""
+
+    def current(self) -> str:
+        return "token"
+
+    def renew(self, *, stale: str) -> str:
+        raise AssertionError(f"{stale} was refused")
+
+
 # -- out ----------------------------------------------------------------------------------------------
 
 
@@ -224,6 +289,21 @@ def test_a_job_whose_files_cannot_be_kept_has_not_succeeded(standing: AgentProce
     plane.wait(lambda: job.finish)
     assert job.finish and (job.finish["outcome"], job.finish["exit_code"]) == ("failed", 0)
     assert "its artifact 'a' could not be uploaded" in job.finish["reason"]
+
+
+def test_a_job_that_succeeded_is_not_run_again_for_what_it_did_to_its_folder(
+    standing: AgentProcess, store: JobStore, tmp_path: Path
+) -> None:
+    plane = standing.server
+    job = plane.dispatch(
+        "d_link",
+        command=shell(f"cd ..; rmdir down; ln -s {tmp_path} down"),
+        workdir="down",
+        artifacts=store.keep("d_link", "*"),
+    )
+    plane.wait(lambda: job.finish)
+    assert job.finish and (job.finish["outcome"], job.finish["exit_code"]) == ("failed", 0)
+    assert "its artifacts could not be uploaded: workdir 'down' leads out" in job.finish["reason"]
 
 
 @pytest.mark.parametrize("how", ["cancelled", "timed out"])
