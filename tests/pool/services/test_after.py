@@ -14,9 +14,12 @@ from django.test.utils import CaptureQueriesContext
 from core.errors import Invalid
 from core.models import Event
 from pool.models import Job, JobDependency, Worker
-from pool.services.cancelling import job_cancel
+from pool.services import deferred
+from pool.services.cancelling import array_cancel, job_cancel
 from pool.services.deferred import deferred_release
+from pool.services.job_spec import JobSpec
 from pool.services.jobs import jobs_dispatch
+from pool.services.submission import array_submit
 from tests.pool.conftest import NOON
 from tests.pool.services.jobs import SOON, claim, finish, state, submit
 
@@ -154,11 +157,37 @@ def test_many_dependants_are_moved_together_not_one_by_one(
     assert deferred_release(now=SOON + timedelta(seconds=1)) == 0
 
 
+def test_what_comes_after_a_cancelled_array_costs_one_statement_not_one_for_each_of_its_jobs(
+    alice: User,
+) -> None:
+    array = array_submit(owner=alice, spec=JobSpec(command=["true"], count=150), now=NOON)
+    after = submit(alice, after=[array.pk])
+    last = submit(alice, after=[after.pk])
+    array_cancel(array, by="alice", now=SOON)
+    with CaptureQueriesContext(connection) as queries:
+        assert deferred_release(now=SOON) == 2
+    assert len(queries) < 60, len(queries)
+    assert state(after)[0] == state(last)[0] == "cancelled"
+    assert "which it comes after, has cancelled" in after.reason
+    assert not Job.objects.filter(has_dependants=True).exists()
+
+
+def test_one_run_cancels_after_so_many_and_the_next_goes_on(
+    alice: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deferred, "CULPRITS_AT_ONCE", 2)
+    before = [submit(alice) for _ in range(5)]
+    after = [submit(alice, after=[job.pk]) for job in before]
+    for job in before:
+        job_cancel(job, by="alice", now=SOON)
+    assert [deferred_release(now=SOON) for _ in range(4)] == [2, 2, 1, 0]
+    for job, waited in zip(before, after, strict=True):
+        assert state(waited) == ("cancelled", f"{job.pk}, which it comes after, has cancelled")
+
+
 def test_a_run_that_is_killed_in_between_is_finished_by_the_next(
     alice: User, enrol: Enrol, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pool.services import deferred
-
     enrol()
     first = submit(alice)
     second = submit(alice, after=[first.pk])
