@@ -110,7 +110,12 @@ def objects_plan(
         for wish in post.put:
             _check_put(wish, prefix)
         _check_get(post.get, row, prefix)
-        _write_down(row, post.put, now=now)
+        # The same bytes in two files are one object, asked for twice.
+        wishes = {wish.key: wish for wish in post.put}
+        other = next((wish for wish in post.put if wishes[wish.key].length != wish.length), None)
+        if other is not None:
+            raise Invalid(f"{other.key[:100]} is asked for with two lengths", hint="a digest has one")
+        _write_down(row, [*wishes.values()], now=now)
     put, get = objects_sign(put=post.put, get=post.get)
     return wire.ObjectsAnswer(put=tuple(put), get=tuple(get))
 
@@ -189,7 +194,7 @@ def artifacts_add(
                     pieces=[[piece.sha256, piece.length] for piece in file.pieces],
                     created_at=now,
                 )
-                for file in post.artifacts
+                for file in {file.path: file for file in post.artifacts}.values()
             ],
             update_conflicts=True,
             unique_fields=["dispatch", "path"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -121,6 +122,19 @@ def test_a_report_names_only_what_was_planned(alice: User, enrol: Enrol) -> None
         with pytest.raises(Invalid, match=why):
             report(row, file)
     assert row.artifacts.count() == 1
+
+
+def test_the_same_piece_and_the_same_path_twice_are_one(alice: User, enrol: Enrol) -> None:
+    """Two files with the same bytes are uploaded side by side. PostgreSQL affects no row twice in one statement."""
+    enrol()
+    row = attempt(running(alice, artifacts=["*"]))
+    same = piece(row, b"the same in both")
+    answer = plan(row, same, same)
+    assert len(answer.put) == 2 and row.objects_stored.count() == 1
+    both = [kept(name, b"the same in both", same) for name in ("a", "b")]
+    assert report(row, *both, both[0]) == 2
+    with pytest.raises(Invalid, match="two lengths"):
+        plan(row, same, replace(same, length=same.length + 1))
 
 
 def test_bounds_hold_whatever_an_agent_says(alice: User, enrol: Enrol, settings: Any) -> None:
