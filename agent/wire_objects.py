@@ -82,12 +82,12 @@ class GivenFile:
     def from_json(cls, body: object) -> GivenFile:
         if not isinstance(body, dict):
             raise WireError("a file is a JSON object")
-        data = body.get("data")
+        data, mode = body.get("data"), whole(body, "mode")
         if data is not None and not isinstance(data, str):
             raise WireError("data is text")
         return cls(
             path=check_path(text(body, "path", required=True) or ""),
-            mode=(whole(body, "mode") or 0o644) & 0o777,
+            mode=0o644 if mode is None else mode & 0o777,
             length=whole(body, "length") or 0,
             data=data,
             sha256=text(body, "sha256"),

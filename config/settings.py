@@ -201,9 +201,9 @@ X_FRAME_OPTIONS = "DENY"
 # W005 and W021 ask to bind all subdomains and the browsers' preload list: we own a host, not its whole domain.
 SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]
 
-DATA_UPLOAD_MAX_MEMORY_SIZE = (
-    2 * 1024 * 1024
-)  # bytes; the largest agent message is a log chunk of 256 KiB in base64
+# Bytes. A job with all that it may bring (pool.services.job_spec: 1 MiB of files in base64, and script, arguments and
+# environment of 256 KiB each) fits also where half of its text is escaped in JSON. Agents' messages are far smaller.
+DATA_UPLOAD_MAX_MEMORY_SIZE = 4 * 1024 * 1024
 
 # -- API -------------------------------------------------------------------------------------------
 

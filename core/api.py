@@ -6,7 +6,8 @@ import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from django.core.exceptions import PermissionDenied
+from django.conf import settings
+from django.core.exceptions import PermissionDenied, RequestDataTooBig
 from django.db.models import QuerySet
 from django.http import Http404
 from django.utils import timezone
@@ -105,6 +106,16 @@ class ErrorSerializer(serializers.Serializer):
     hint = serializers.CharField(help_text="what to do", allow_blank=True)
 
 
+class BodyTooLarge(exceptions.APIException):
+    """Django reads no body into memory that is longer than its limit."""
+
+    status_code = status.HTTP_413_REQUEST_ENTITY_TOO_LARGE
+    default_code = "body_too_large"
+
+    def __init__(self) -> None:
+        super().__init__(f"the body may have at most {settings.DATA_UPLOAD_MAX_MEMORY_SIZE} bytes")
+
+
 HINT = "correct the fields that are named and send the request again"
 
 
@@ -122,6 +133,8 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
         error = exceptions.NotFound()
     elif isinstance(error, PermissionDenied):
         error = exceptions.PermissionDenied()
+    elif isinstance(error, RequestDataTooBig):
+        error = BodyTooLarge()
     if not isinstance(error, exceptions.APIException):
         return None
     headers = {}
@@ -187,6 +200,8 @@ def _hint(error: exceptions.APIException) -> str:
         status.HTTP_403_FORBIDDEN: "ask an administrator, or use a token with the right scope",
         status.HTTP_404_NOT_FOUND: "check the id; what belongs to somebody else is not shown",
         status.HTTP_405_METHOD_NOT_ALLOWED: "/api/docs/ lists the methods of every address",
+        status.HTTP_413_REQUEST_ENTITY_TOO_LARGE: "send less at once; a job's large file is best left by an earlier job as an "
+        "artifact and named in `from`",
         status.HTTP_415_UNSUPPORTED_MEDIA_TYPE: "send the body as JSON, with 'Content-Type: application/json'",
         status.HTTP_429_TOO_MANY_REQUESTS: "wait as long as Retry-After says",
     }

@@ -184,6 +184,6 @@ def _weeks(accounts: Iterable[Account], *, now: datetime) -> list[AccountWeekSta
 
 
 def _jobs_by_state() -> dict[str, int]:
-    waiting = (JobState.QUEUED, JobState.DISPATCHED, JobState.RUNNING)
+    waiting = (JobState.DEFERRED, JobState.QUEUED, JobState.DISPATCHED, JobState.RUNNING)
     rows = Job.objects.filter(state__in=waiting).order_by().values_list("state")
     return {**dict.fromkeys(map(str, waiting), 0), **Counter(dict(rows.annotate(jobs=Count("pk"))))}

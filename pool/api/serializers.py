@@ -294,10 +294,7 @@ class AttemptSerializer(serializers.ModelSerializer):
 
 
 class JobSerializer(serializers.ModelSerializer):
-    """A job. reason: why it waits, or what became of it; remedy: what would let a waiting one start.
-
-    env_names: its environment's values are not shown.
-    """
+    """A job. reason: why it waits, or what became of it; remedy: what would let a waiting one start."""
 
     status = serializers.CharField(source="state")
     reason = serializers.CharField()
@@ -305,15 +302,12 @@ class JobSerializer(serializers.ModelSerializer):
     remedy = serializers.CharField()
     instance = serializers.CharField(source="instance_ref")
     labels = LabelsField()
-    command = serializers.ListField(child=serializers.CharField(), source="work.command")
-    script = serializers.CharField(source="work.script")
     workdir = serializers.CharField(source="work.workdir")
     queued_until = serializers.DateTimeField(
         source="not_before", allow_null=True, help_text="a job that is tried again waits until then"
     )
     array = serializers.CharField(source="array_id", allow_null=True)
     checkpoint = CheckpointField(source="checkpoint_every_s", allow_null=True)
-    env_names = serializers.SerializerMethodField()
     worker = serializers.SerializerMethodField()
 
     class Meta:
@@ -325,10 +319,7 @@ class JobSerializer(serializers.ModelSerializer):
             "reason",
             "remedy",
             "owner",
-            "command",
-            "script",
             "workdir",
-            "env_names",
             "timeout_s",
             "grace_s",
             "gpu_mem_bytes",
@@ -353,9 +344,6 @@ class JobSerializer(serializers.ModelSerializer):
         ]
         read_only_fields = fields
 
-    def get_env_names(self, job: Job) -> list[str]:
-        return sorted(job.work.env)
-
     @extend_schema_field(JobWorkerSerializer(allow_null=True))
     def get_worker(self, job: Job) -> dict[str, Any] | None:
         attempts = list(job.attempts.all())  # prefetched, in order
@@ -363,8 +351,12 @@ class JobSerializer(serializers.ModelSerializer):
 
 
 class JobDetailSerializer(JobSerializer):
-    """after: what it comes after, as submitted; artifacts: the globs of what is kept."""
+    """One job whole. env_names: its environment's values are not shown; after: what it comes after, as submitted;
+    artifacts: the globs of what is kept."""
 
+    command = serializers.ListField(child=serializers.CharField(), source="work.command")
+    script = serializers.CharField(source="work.script")
+    env_names = serializers.SerializerMethodField()
     after = serializers.ListField(child=serializers.CharField(), source="work.after")
     artifacts = serializers.ListField(child=serializers.CharField(), source="work.artifacts")
     files = serializers.SerializerMethodField()
@@ -374,6 +366,9 @@ class JobDetailSerializer(JobSerializer):
     class Meta(JobSerializer.Meta):
         fields = [
             *JobSerializer.Meta.fields,
+            "command",
+            "script",
+            "env_names",
             "retry",
             "after",
             "after_policy",
@@ -383,6 +378,9 @@ class JobDetailSerializer(JobSerializer):
             "checkpoints",
         ]
         read_only_fields = fields
+
+    def get_env_names(self, job: Job) -> list[str]:
+        return sorted(job.work.env)
 
     @extend_schema_field(JobFileSerializer(many=True))
     def get_files(self, job: Job) -> Any:

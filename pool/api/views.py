@@ -271,7 +271,8 @@ class JobViewSet(PeoplesView, mixins.ListModelMixin, mixins.RetrieveModelMixin, 
     queryset = Job.objects.none()
 
     def get_queryset(self) -> QuerySet[Job]:
-        return selectors_jobs.jobs_of(self.request.user).order_by("-queued_at", "pk")
+        seen = selectors_jobs.jobs_listed if self.action == "list" else selectors_jobs.jobs_of
+        return seen(self.request.user).order_by("-queued_at", "pk")
 
     def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         return Response(s.JobDetailSerializer(self.get_object()).data)

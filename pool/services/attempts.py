@@ -80,7 +80,8 @@ def _failed(job: Job, dispatch: Dispatch, *, now: datetime) -> None:
         )
         advance(job, JobState.DEFERRED, reason=reason, now=now, not_before=at, retries=number)
         return
-    advance(job, JobState.FAILED, reason=why, now=now, exit_code=dispatch.exit_code, ended_at=now)
+    reason = _with_left_out(why, dispatch)
+    advance(job, JobState.FAILED, reason=reason, now=now, exit_code=dispatch.exit_code, ended_at=now)
 
 
 def _requeue(job: Job, dispatch: Dispatch, *, now: datetime) -> None:
@@ -111,10 +112,16 @@ def left_out(dispatch: Dispatch) -> tuple[int, list[dict[str, str]]]:
 
 
 def _success(dispatch: Dispatch) -> Reason:
+    return _with_left_out(because("job_done"), dispatch)
+
+
+def _with_left_out(why: Reason, dispatch: Dispatch) -> Reason:
+    """The reason, with the files that were not kept where there are any and it does not speak of them already."""
     count, shown = left_out(dispatch)
-    if not count or not shown:
-        return because("job_done")
-    return because("job_done_in_part", count=count, path=shown[0]["path"], why=shown[0]["why"])
+    if not count or not shown or why.code not in ("job_done", "job_exit_code", "job_timed_out"):
+        return why
+    row = shown[0]
+    return because(f"{why.code}_in_part", **why.params, count=count, path=row["path"], why=row["why"])
 
 
 def _failure(dispatch: Dispatch) -> Reason:

@@ -15,6 +15,8 @@ from pool.retry import BACKOFF_AT_MOST_S, RETRIES_AT_MOST, Retry
 
 TEXT_LIMIT_BYTES = 256 * 1024
 """Of a script, of all arguments together, and of all environment variables together."""
+STRING_LIMIT_BYTES = 128 * 1024 - 1
+"""Of one argument, and of one variable with its name and the `=`: Linux starts no program with a longer one."""
 INLINE_LIMIT_BYTES = 1024 * 1024
 """Of all files that come with the request, together."""
 FILES_AT_MOST = 100
@@ -156,6 +158,22 @@ def _texts(spec: JobSpec) -> Iterator[Problem]:
                 code="too_large",
                 message=f"{what} has {size} bytes, at most {TEXT_LIMIT_BYTES} are taken",
                 hint="put large input into a file and have the job fetch it",
+            )
+
+    yield from _strings(spec)
+
+
+def _strings(spec: JobSpec) -> Iterator[Problem]:
+    named = [("command", f"argument {number}", word) for number, word in enumerate(spec.command)]
+    named += [("env", f"env {name[:60]!r}", f"{name}={value}") for name, value in spec.env.items()]
+    for where, what, text in named:
+        size = len(text.encode("utf-8", "replace"))
+        if size > STRING_LIMIT_BYTES:
+            yield Problem(
+                field=where,
+                code="too_large",
+                message=f"{what} has {size} bytes: no program can be started with more than {STRING_LIMIT_BYTES} in one",
+                hint="give it as a file in `files`, and have the job read that",
             )
 
 

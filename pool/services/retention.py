@@ -7,9 +7,9 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import Exists, OuterRef, Q
 
-from pool.models import Dispatch, JobObject
+from pool.models import Dispatch, Job, JobFile, JobObject
 from pool.states import OPEN
 from snapshots.services.objects import URL_LIFE_S, object_delete
 
@@ -34,7 +34,7 @@ def _attempts(*, now: datetime) -> int:
         return 0
     old = now - timedelta(days=settings.JOB_FILES_DAYS)
     due = Dispatch.objects.filter(
-        ~Q(state__in=OPEN), kind=Dispatch.Kind.JOB, files_gone_at=None, state_since__lt=old
+        ~Q(state__in=OPEN), ~_wanted(), kind=Dispatch.Kind.JOB, files_gone_at=None, state_since__lt=old
     )
     ids = list(due.order_by("state_since").values_list("pk", flat=True)[:ATTEMPTS_AT_ONCE])
     for dispatch_id in ids:
@@ -50,6 +50,17 @@ def _attempts(*, now: datetime) -> int:
             "dispatch=%s let go of what it left, %g days after its end", dispatch_id, settings.JOB_FILES_DAYS
         )
     return len(ids)
+
+
+def _wanted() -> Exists:
+    """Whether a job that has not ended, or one of an array, is given a file that this one left."""
+    ahead = Job.objects.exclude(state__in=Job.TABLE.final)
+    given = JobFile.objects.filter(source_job=OuterRef("job_id"))
+    return Exists(
+        given.filter(
+            Exists(ahead.filter(pk=OuterRef("job_id"))) | Exists(ahead.filter(array=OuterRef("array_id")))
+        )
+    )
 
 
 def _objects(*, now: datetime) -> int:

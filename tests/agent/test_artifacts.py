@@ -75,3 +75,9 @@ def test_a_file_that_vanishes_while_they_are_looked_for_is_left_out(
     outcome = Outcome()
     assert [one.path for one in artifacts._chosen(tmp_path, KEEP, outcome)] == ["stays"]
     assert outcome.left_out == [("gone", "it cannot be read: No such file or directory")]
+
+
+@pytest.mark.parametrize(("sent", "mode"), [(0, 0), (None, 0o644), (0o755, 0o755)])
+def test_a_mode_is_taken_as_it_is_also_one_without_any_right(sent: int | None, mode: int) -> None:
+    file = {"path": "x", "data": "", "mode": sent}
+    assert wire.GivenFile.from_json({k: v for k, v in file.items() if v is not None}).mode == mode

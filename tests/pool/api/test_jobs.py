@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from rest_framework.test import APIClient
 
@@ -153,7 +155,7 @@ def test_an_array_is_listed_and_cancelled_together(
     assert (made["name"], made["count"], made["statuses"]) == ("sweep", 20, {"queued": 20})
     jobs = client.get(f"/api/jobs?array={made['id']}&limit=50").json()
     assert jobs["count"] == 20 and {job["array_index"] for job in jobs["results"]} == set(range(20))
-    assert jobs["results"][0]["command"] == ["x"]
+    assert client.get(f"/api/jobs/{jobs['results'][0]['id']}").json()["command"] == ["x"]
     place = f"/api/job-arrays/{made['id']}"
     assert client.get("/api/job-arrays").json()["results"][0]["id"] == made["id"]
     for answer in (api_client(bob).get(place), api_client(bob).post(f"{place}/cancel")):
@@ -221,6 +223,66 @@ def test_inline_files_are_bounded_and_the_error_says_what_to_do_instead(
     body = {"command": ["x"], "files": [{"path": "x", "text": "a" * (1024 * 1024 + 1)}]}
     said = api_client(alice).post("/api/jobs", body).json()
     assert "at most 1048576 are taken" in said["message"] and "`from`" in said["hint"]
+
+
+def test_all_that_a_job_may_bring_fits_into_a_request_and_more_is_refused_in_the_apis_own_words(
+    api_client: Client, alice: User, worker: Worker
+) -> None:
+    client = api_client(alice)
+    body = {
+        "script": "#\n" * (128 * 1024),
+        "env": {"A": "\n" * 130_000, "B": "\n" * 130_000},
+        "files": [{"path": "x", "base64": base64.b64encode(bytes(1024 * 1024)).decode()}],
+    }
+    answer = client.post("/api/jobs", body)
+    assert answer.status_code == 201, answer.content
+    body["files"] = [{"path": "x", "base64": base64.b64encode(bytes(3 * 1024 * 1024)).decode()}]
+    answer = client.post("/api/jobs", body)
+    said = answer.json()
+    assert (answer.status_code, said["code"]) == (413, "body_too_large")
+    assert "at most 4194304 bytes" in said["message"] and "named in `from`" in said["hint"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "field"),
+    [
+        ({"command": ["x", "a" * 131_072]}, "command"),
+        ({"command": ["x"], "env": {"A": "a" * 131_070}}, "env"),
+    ],
+)
+def test_what_no_program_can_be_started_with_is_refused_at_once(
+    api_client: Client, alice: User, worker: Worker, asked: dict[str, Any], field: str
+) -> None:
+    answer = api_client(alice).post("/api/jobs", asked)
+    assert answer.status_code == 400
+    [error] = answer.json()["errors"]
+    assert (error["field"], error["code"]) == (field, "too_large") and "`files`" in error["hint"]
+    fits = {"command": ["x", "a" * 131_071], "env": {"A": "a" * 131_069}}
+    assert api_client(alice).post("/api/jobs", fits).status_code == 201
+
+
+def test_a_list_of_jobs_leaves_out_what_they_run_and_does_not_read_it(
+    api_client: Client, alice: User, worker: Worker
+) -> None:
+    client = api_client(alice)
+    single = client.post("/api/jobs", {"script": "echo what it runs", "env": {"A": "x"}}).json()["id"]
+    client.post("/api/jobs", {"command": ["true"], "count": 2})
+    with CaptureQueriesContext(connection) as queries:
+        rows = client.get("/api/jobs").json()["results"]
+    assert len(rows) == 3 and not {"script", "command", "env_names"} & set(rows[0])
+    assert not [one["sql"] for one in queries if '"script"' in one["sql"]], "it is not read either"
+    whole = client.get(f"/api/jobs/{single}").json()
+    assert (whole["script"], whole["env_names"]) == ("echo what it runs", ["A"])
+
+
+def test_the_pool_counts_the_jobs_that_wait_for_others(
+    api_client: Client, alice: User, worker: Worker
+) -> None:
+    client = api_client(alice)
+    first = client.post("/api/jobs", {"command": ["true"]}).json()["id"]
+    client.post("/api/jobs", {"command": ["true"], "after": [first]})
+    found = client.get("/api/pool/status").json()["jobs"]
+    assert (found["deferred"], found["queued"]) == (1, 1)
 
 
 @pytest.mark.parametrize(

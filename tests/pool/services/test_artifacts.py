@@ -267,6 +267,23 @@ def test_files_that_were_left_out_are_said_with_the_success(alice: User, enrol: 
     assert state(job) == ("succeeded", "exit code 0; 3 of its files were not kept, first x: too large")
 
 
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [({"exit_code": 3}, "exit code 3"), ({"exit_code": 143, "timed_out_s": 60.0}, "timed out after 60 s")],
+)
+def test_files_that_were_left_out_are_said_with_the_failure_as_well(
+    alice: User, enrol: Enrol, fields: dict[str, Any], why: str
+) -> None:
+    enrol()
+    job = running(alice, artifacts=["*"])
+    said = {"artifacts": {"left_out": [{"path": "big", "why": "it is too large"}], "left_out_count": 2}}
+    finish(job, "failed", result=said, **fields)
+    assert state(job) == (
+        "failed",
+        f"{why}; 2 of its files were not kept, first big: it is too large",
+    )
+
+
 @pytest.mark.parametrize("said", [None, [], {"left_out": 5, "left_out_count": "x"}, {"left_out": [1, {}]}])
 def test_whatever_an_agent_says_of_them_the_job_ends(alice: User, enrol: Enrol, said: Any) -> None:
     enrol()

@@ -17,9 +17,12 @@ from pool.admin.job_parts import output_shown
 from pool.models import Dispatch, Job, JobObject, LogChunk, LogPart, Worker
 from pool.selectors_logs import log_read
 from pool.services import log_store
+from pool.services.cancelling import array_cancel, job_cancel
+from pool.services.job_spec import FileSpec, JobSpec
 from pool.services.jobs import jobs_dispatch
 from pool.services.reports import dispatch_log
 from pool.services.retention import UPLOADS_OVER_S, files_let_go
+from pool.services.submission import submit_once
 from snapshots.services.store import store
 from tests.pool.conftest import NOON
 from tests.pool.services.jobs import SOON, attempt, claim, finish, identity, submit
@@ -287,6 +290,30 @@ def test_what_a_job_left_is_let_go_after_its_days_and_says_so(
     assert [found.key for found in store().list(wish.key.rpartition("/")[0])] == []
     assert store().read(stays.key) == b"stays", "an attempt that has not ended keeps everything"
     assert whole(old) == b"[this output was let go 2026-11-21]\n"
+
+
+@pytest.mark.parametrize("count", [None, 2], ids=["a job", "an array"])
+def test_what_a_job_that_waits_is_going_to_be_given_stays(
+    alice: User, enrol: Enrol, settings: Any, count: int | None
+) -> None:
+    settings.JOB_FILES_DAYS = 2
+    enrol()
+    row = running(alice, artifacts=["*"])
+    leave(row, "a", b"artifact")
+    finish(row.job)
+    given = FileSpec(path="in", source_job=row.job_id, source_path="a")
+    made, _ = submit_once(
+        owner=alice, key="", body={}, spec=JobSpec(command=["x"], files=[given], count=count), now=SOON
+    )
+    late = SOON + timedelta(days=30)
+    files_let_go(now=late)
+    assert row.artifacts.exists()
+    if isinstance(made, Job):
+        job_cancel(made, now=late)
+    else:
+        array_cancel(made, now=late)
+    files_let_go(now=late)
+    assert not row.artifacts.exists()
 
 
 def test_an_upload_that_may_still_run_is_not_raced(alice: User, enrol: Enrol, settings: Any) -> None:
