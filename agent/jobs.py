@@ -20,6 +20,7 @@ from agent.hold import Halt, Hold
 from agent.job_ends import finish_with
 from agent.job_folder import start_folder
 from agent.journal import Entry, Journal
+from agent.leftovers import old_forget, others_forget, owner_note
 from agent.logs import LogShipper
 from agent.redact import redact
 from agent.runner import Command, Ended, Run, WorkRefused
@@ -32,8 +33,6 @@ LOOK_EVERY_S = 0.05
 LEFTOVER_GRACE_S = 2.0
 PREPARED_WITHIN_S = 2 * 3_600.0
 """For what a job is given: its checkpoint restored, its files fetched. Its own time limit counts from its command's start."""
-WORK_FOLDERS_KEPT = 10
-"""Working folders of finished jobs that stay on the disk, newest first: checkpoints that somebody may come for."""
 
 
 class JobKeeper:
@@ -140,6 +139,10 @@ class JobKeeper:
         if hold.halt is not None:
             return None
         runner.clear(folder)
+        if claim.kind == "job":
+            held = {known.dispatch_id for known in self._journal.open_entries()}
+            others_forget(self._jobs_dir, claim.work.get("owner"), held=held)
+            owner_note(folder, claim.work.get("owner"))
         until_s = time.monotonic() + PREPARED_WITHIN_S
 
         def stopped() -> bool:
@@ -203,7 +206,7 @@ class JobKeeper:
         for name in ("log", "script", "exit", "mark", "started", "verdict", "pid", "stat-index"):
             (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / "checkpoint", ignore_errors=True)
-        self._forget_old_work()
+        old_forget(self._jobs_dir)
 
     def tidy_after_restart(self) -> None:
         """Folders of dispatches that are closed: services that still run are kept in sight, the rest goes."""
@@ -382,15 +385,6 @@ class JobKeeper:
             "DORMOUSE_ATTEMPT": str(claim.work.get("attempt") or claim.fence),
             **_array_variables(claim.work.get("array")),
         }
-
-    def _forget_old_work(self) -> None:
-        kept = [folder for folder in self._jobs_dir.iterdir() if not (folder / "pid").exists()]
-        kept.sort(key=lambda folder: folder.stat().st_mtime, reverse=True)
-        for folder in kept[WORK_FOLDERS_KEPT:]:
-            log.info(
-                "dispatch=%s working folder removed, %d newer ones are kept", folder.name, WORK_FOLDERS_KEPT
-            )
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _array_variables(array: object) -> dict[str, str]:

@@ -254,7 +254,7 @@ class Claimed:
 
     The same worker and epoch may claim again (a lost answer, a restarted agent) and gets the same fence.
     work, by kind: job {command | script, env, timeout_s, grace_s, job_id, attempt, workdir, array {index, count},
-    files (how many it is given), artifacts (Keep), checkpoint {every_s}};
+    files (how many it is given), artifacts (Keep), checkpoint {every_s}, owner (whose leftovers may stay beside it)};
     command {command | script, env, timeout_s, grace_s}; snapshot {snapshot_id};
     restore {snapshot_id, content_id}. Everything but command, script and the snapshot_id may be absent.
     """

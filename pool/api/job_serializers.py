@@ -140,7 +140,10 @@ class JobSubmitSerializer(RequestBody):
         child=serializers.CharField(allow_blank=True, trim_whitespace=False), required=False, default=dict
     )
     timeout_s = serializers.FloatField(
-        required=False, allow_null=True, default=None, help_text="counted from the start of each attempt"
+        required=False,
+        allow_null=True,
+        default=None,
+        help_text="counted from the start of its command, anew for each attempt",
     )
     grace_s = serializers.FloatField(required=False, default=15, help_text="between TERM and KILL")
     gpu_mem_bytes = serializers.IntegerField(required=False, default=0, help_text="per GPU")

@@ -272,7 +272,7 @@ class AttemptSerializer(serializers.ModelSerializer):
     reason = serializers.CharField()
     worker = JobWorkerSerializer()
     restored_from = serializers.CharField(source="ref", help_text="the checkpoint that it went on from")
-    progress = serializers.DictField(help_text="of the restore, before its command starts")
+    progress = serializers.DictField(help_text="of its files and its checkpoint, on their way")
     late = LateSerializer(allow_null=True, source="late_or_none")
 
     class Meta:

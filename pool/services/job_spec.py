@@ -45,7 +45,7 @@ class FileSpec:
 class JobSpec:
     """What to run, and what it needs. Exactly one of command (an argument list, no shell) and script.
 
-    timeout_s counts from the start of each attempt. gpu_mem_bytes is per GPU. expected_hours: it is only started where
+    timeout_s counts from the start of the command in each attempt. gpu_mem_bytes is per GPU. expected_hours: it is only started where
     so much is left. checkpoint_every_s: how often its working directory is kept, for its next attempt to go on from; None:
     never. instance_ref: run it on this instance only. labels: all of them must be its worker's. max_attempts:
     how many attempts may end with their worker. workdir: where it starts, relative to its folder; files and artifacts

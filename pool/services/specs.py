@@ -35,6 +35,7 @@ def job_work(dispatch: Dispatch) -> dict[str, Any]:
     work: dict[str, Any] = {
         "job_id": job.pk,
         "attempt": dispatch.number,
+        "owner": str(job.owner_id),
         "env": content.env,
         "grace_s": job.grace_s,
     }

@@ -89,7 +89,7 @@ def test_a_job_runs_and_everything_about_it_arrives(standing: AgentProcess) -> N
     job = plane.dispatch("d_file", command=["/bin/sh", "-c", "echo checkpoint > model.bin"])
     plane.wait(lambda: job.finish)
     folder = standing.run_folder("d_file")
-    eventually(lambda: sorted(path.name for path in folder.rglob("*")) == ["model.bin", "work"])
+    eventually(lambda: sorted(path.name for path in folder.rglob("*")) == ["model.bin", "owner", "work"])
     eventually(
         lambda: not standing.run_folder("d_words").exists() and not standing.run_folder("d_bad_0").exists()
     )
@@ -233,3 +233,27 @@ def test_a_machine_that_cannot_start_a_job_gives_it_back(plane: ControlPlane, ag
     job = plane.dispatch("d_1", command=["true"])
     plane.wait(lambda: job.finish)
     assert job.finish and job.finish["outcome"] == "interrupted" and "Not a directory" in job.finish["reason"]
+
+
+def test_what_a_job_left_is_gone_before_somebody_elses_starts(
+    plane: ControlPlane, agent: AgentProcess
+) -> None:
+    """Also of one whose owner is not known. What the owner herself has left stays."""
+    agent.enrolled().start()
+    jobs = agent.state_dir / "jobs"
+
+    def left(dispatch_id: str, owner: str, *, look: str = "true") -> str:
+        command = ["/bin/sh", "-c", f"ls {jobs}; {look}; echo mine > left"]
+        job = plane.dispatch(dispatch_id, command=command, owner=owner)
+        plane.wait(lambda: job.finish)
+        eventually(lambda: not (jobs / dispatch_id / "pid").exists())
+        return job.log.decode()
+
+    left("d_alice1", "1")
+    (jobs / "d_unknown" / "work").mkdir(parents=True)
+    assert left("d_alice2", "1").split() == ["d_alice1", "d_alice2"]
+    running = plane.dispatch("d_alice3", command=["/bin/sh", "-c", "echo up; sleep 600"], owner="1")
+    plane.wait(lambda: running.log)
+    assert left("d_bob", "2").split() == ["d_alice3", "d_bob"], "what still runs is left alone"
+    assert (jobs / "d_bob").stat().st_mode & 0o777 == 0o700
+    assert (jobs / "d_bob" / "work" / "left").read_text() == "mine\n"
