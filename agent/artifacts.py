@@ -21,6 +21,7 @@ from agent.redact import redact
 from snapshots.engine.beneath import Beneath
 from snapshots.engine.errors import Cancelled, EngineError
 from snapshots.engine.remote import ObjectPlan, PresignedRemote
+from snapshots.engine.store.base import StoreBusy
 
 log = logging.getLogger("agent.artifacts")
 
@@ -257,6 +258,11 @@ class Upload:
                 kept = self._upload(found, remote)
             except Cancelled:
                 return
+            except StoreBusy as error:
+                # It was waited for as long as anybody may wait: the others need not find that out one by one.
+                self._failed(found, redact(str(error)))
+                with self._lock:
+                    self._waiting.clear()
             except (EngineError, OSError) as error:
                 self._failed(found, redact(str(error)))
             except Exception as error:

@@ -10,6 +10,7 @@ import pytest
 from agent import artifacts, wire
 from agent.artifacts import Found, Outcome, Upload
 from snapshots.engine.errors import Cancelled
+from snapshots.engine.store.base import StoreBusy
 
 KEEP = wire.Keep(
     globs=("**",), key_prefix="j/o_1/d_1/", files_at_most=10, file_bytes=1_000, total_bytes=1_000
@@ -49,6 +50,15 @@ def test_a_thread_that_dies_of_anything_fails_its_file_and_no_other(tmp_path: Pa
     outcome = upload(tmp_path, line)
     assert outcome.failed == [("b", "the agent failed: ZeroDivisionError")]
     assert sorted(line.reported) == ["a", "c"] and outcome.files == 2
+
+
+def test_a_store_that_stays_away_fails_what_waits_without_asking_for_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(artifacts, "STREAMS", 1)
+    outcome = upload(tmp_path, Line(refused=b"a", error=StoreBusy("the store answered 503")))
+    assert outcome.failed == [("a", "the store answered 503")] and outcome.unsent == ["b", "c"]
+    assert outcome.as_result()["left_out_count"] == 3
 
 
 def test_a_file_of_which_no_thread_has_said_anything_has_failed(tmp_path: Path) -> None:
