@@ -421,7 +421,7 @@ def test_the_pool_at_a_glance(
     (week,) = body["weeks"]
     assert (week["used_hours"], week["limit_hours"], week["percent"]) == (18, 30, 60)
     assert (week["own_hours"], week["estimated_hours"], week["official_hours"]) == (18, 0, None)
-    assert body["jobs"] == {"queued": 1, "dispatched": 0, "running": 0}
+    assert body["jobs"] == {"deferred": 0, "queued": 1, "dispatched": 0, "running": 0}
 
 
 def test_an_unlimited_pool_has_no_figure_for_hours(api_client: Client, alice: User, enrol: Enrol) -> None:

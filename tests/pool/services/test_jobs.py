@@ -102,6 +102,7 @@ def test_the_whole_way_of_a_job(alice: User, enrol: Callable[..., Worker]) -> No
     assert claimed.work == {
         "job_id": job.pk,
         "attempt": 1,
+        "owner": str(alice.pk),
         "script": "echo hi",
         "env": {"A": "1"},
         "grace_s": 15.0,
