@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +30,11 @@ log = logging.getLogger("agent.jobs")
 
 LOOK_EVERY_S = 0.05
 LEFTOVER_GRACE_S = 2.0
+
+BY_SIGNAL = {128 + number for number in (signal.SIGHUP, signal.SIGINT, signal.SIGKILL, signal.SIGTERM)}
+"""Exit codes of what a machine that is shut down ends, with its agent or a moment before it."""
+ENDING_WITHIN_S, ENDING_WITHIN_OTHER_S = 1.5, 0.25
+"""How long one that died by a signal, or failed in another way, waits to learn that its agent was told to end as well."""
 WORK_FOLDERS_KEPT = 10
 """Working folders of finished jobs that stay on the disk, newest first: checkpoints that somebody may come for."""
 
@@ -228,11 +234,16 @@ class JobKeeper:
         deadline_s = entry.claimed_s + command.timeout_s if command.timeout_s is not None else None
         if (decided := run.decided()) is not None:
             return self._stop(hold, command, run, kept, *decided)
+        if run.was_found and (ended := run.poll()) is not None and ended.exit_code in BY_SIGNAL:
+            reason = f"{ended.reason()} while its agent was away"
+            return self._stop(hold, command, run, kept, "interrupted", reason)
         while True:
             if shipper.stood_down.is_set():
                 hold.supersede()
             ended = run.poll()
             if ended is not None:
+                if _fell_with_agent(hold, ended):
+                    return self._halted(hold, command, run, kept)
                 return self._ended(hold, ended, run)
             if hold.halt is not None:
                 return self._halted(hold, command, run, kept)
@@ -370,6 +381,14 @@ class JobKeeper:
                 "dispatch=%s working folder removed, %d newer ones are kept", folder.name, WORK_FOLDERS_KEPT
             )
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _fell_with_agent(hold: Hold, ended: Ended) -> bool:
+    """Whether its failure is the agent's own end: a machine that is shut down tells both at once, and the job is faster."""
+    if not ended.exit_code or hold.halt not in (None, Halt.INTERRUPTED):
+        return False
+    hold.wake.wait(ENDING_WITHIN_S if ended.exit_code in BY_SIGNAL else ENDING_WITHIN_OTHER_S)
+    return hold.halt is Halt.INTERRUPTED
 
 
 def _array_variables(array: object) -> dict[str, str]:

@@ -132,6 +132,11 @@ class Run:
     def log(self) -> Path:
         return self._folder / "log"
 
+    @property
+    def was_found(self) -> bool:
+        """Whether an earlier agent started it."""
+        return self._child is None
+
     def poll(self) -> Ended | None:
         """None while it runs."""
         if self._ended is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 
@@ -38,6 +39,49 @@ def test_a_signal_ends_everything_within_ten_seconds_and_reports_interrupted(
     assert job.finish and job.finish["outcome"] == "interrupted"
     assert job.finish["reason"] == f"told to end by {number.name}"
     assert not (agent.state_dir / "health.port").exists()
+
+
+@pytest.mark.parametrize(
+    "command", ["echo up; sleep 600", "trap 'exit 1' TERM; echo up; while :; do sleep 0.01; done"]
+)
+def test_a_job_that_the_machines_shutdown_ends_before_its_agent_is_interrupted_not_failed(
+    plane: ControlPlane, agent: AgentProcess, command: str
+) -> None:
+    agent.enrolled().start()
+    job = plane.dispatch("d_1", command=["/bin/sh", "-c", command])
+    plane.wait(lambda: b"up" in job.log)
+    assert agent.process is not None
+    os.killpg(int((agent.run_folder("d_1") / "pid").read_text()), signal.SIGTERM)
+    agent.process.send_signal(signal.SIGTERM)
+    assert agent.wait() == 0
+    assert job.finish and job.finish["outcome"] == "interrupted"
+    assert job.finish["reason"] == "told to end by SIGTERM"
+    assert job.finish["result"] == {wire.WORKER_ENDS: True}
+
+
+def test_a_job_that_was_killed_while_its_agent_was_away_is_interrupted_not_failed(
+    plane: ControlPlane, agent: AgentProcess
+) -> None:
+    """The power went: the machine told the job to end, and took its agent before that could say anything."""
+    agent.enrolled().start()
+    job = plane.dispatch("d_1", command=["/bin/sh", "-c", "echo up; sleep 600"])
+    plane.wait(lambda: b"up" in job.log)
+    agent.kill()
+    os.killpg(int((agent.run_folder("d_1") / "pid").read_text()), signal.SIGTERM)
+    eventually(lambda: (agent.run_folder("d_1") / "exit").exists())
+    agent.start()
+    plane.wait(lambda: job.finish)
+    assert job.finish and job.finish["outcome"] == "interrupted"
+    assert job.finish["reason"] == "killed by SIGTERM while its agent was away"
+
+
+def test_a_job_that_somebody_kills_while_its_agent_goes_on_has_failed(
+    plane: ControlPlane, agent: AgentProcess
+) -> None:
+    agent.enrolled().start()
+    job = plane.dispatch("d_1", command=["/bin/sh", "-c", "kill -KILL $$"])
+    plane.wait(lambda: job.finish)
+    assert job.finish and (job.finish["outcome"], job.finish["exit_code"]) == ("failed", 137)
 
 
 def test_a_signal_while_it_only_waits_ends_it_at_once(plane: ControlPlane, agent: AgentProcess) -> None:
