@@ -54,6 +54,8 @@ THREADS = 16
 URL_S = 4.0
 """One run asks so many URLs, so many of them at the same time, each for this long: eight seconds at the worst."""
 
+HEALTH_PATH = "/health"
+
 ANSWER_LIMIT_BYTES = 16 * 1024
 
 ASKABLE = (*LISTENING, WorkerState.LOST)
@@ -109,7 +111,9 @@ def may_be_asked(url: str) -> str | None:
     except NotAllowed as refused:
         return str(refused)
     # An agent chooses the URL: it may name a place that is allowed, not what is asked there.
-    return None if target.path.endswith("/health") else "a health URL ends with /health"
+    if target.path != HEALTH_PATH or any(mark in url for mark in "?#"):
+        return f"the path of a health URL is {HEALTH_PATH} and nothing else"
+    return None
 
 
 def _reach() -> Reach:

@@ -259,6 +259,10 @@ def test_what_the_operator_takes_back_after_the_question_counts(
 @pytest.mark.parametrize(
     "url",
     ["https://h.example.org/admin/delete", "https://h.example.org/health?then=delete", "https://h.example.org/",
+     "https://h.example.org/api/shutdown?x=/health", "https://h.example.org/api/shutdown;x=/health",
+     "https://h.example.org/anything/health", "https://h.example.org//health", "https://h.example.org/health/",
+     "https://h.example.org/health?", "https://h.example.org/health#", "https://h.example.org/api?/health#/health",
+     "https://h.example.org/%2e%2e/health", "https://h.example.org/..//health", "https://h.example.org/health;a",
      "http://h.example.org/health", "https://169.254.169.254/health", "file:///etc/health"],
 )  # fmt: skip
 def test_an_agent_may_name_a_place_but_not_what_is_asked_there(settings: Any, url: str) -> None:
