@@ -38,6 +38,11 @@ LOOK_AT_LIMIT_EVERY_S = 0.25
 LONGEST_GOODBYE_S = 30.0
 WORKER_AGAIN_S = 1.0
 
+OF_WEEK = "the end of the account's week, at a session's runtime"
+
+GIVEN_BACK = ("colab", "kaggle")
+"""Providers whose machine goes with the agent (agent/cell.py): its disk, and the journal on it, are gone then."""
+
 
 class Agent:
     """One process's worth of agent. The main thread runs Celery's worker; every other part has a thread of its own."""
@@ -255,9 +260,7 @@ class Agent:
         """Wait for a reason to end, or for the session's limit; then end everything that runs here."""
         try:
             while self._ending is None:
-                limit_hours = self._settings.max_session_hours
-                if limit_hours is not None:
-                    self._look_at_limit(limit_hours, clock, jobs)
+                self._look_at_limit(clock, jobs, end_by_hours=status.end_by_hours)
                 self._ending = self._requests.wait(LOOK_AT_LIMIT_EVERY_S)
             log.info("ending reason=%r", self._ending.reason)
             if self._ending.silent:
@@ -268,20 +271,31 @@ class Agent:
             dispatcher.end(self._ending)
             jobs.end_services()
             # What is not reported yet is for the next start. Whoever was told that this is the end would not wait for it.
+            # A machine that is given back has no next start: nobody should wait for what it owes.
             goodbye_s = min(LONGEST_GOODBYE_S, self._ending.report_s / 2)
-            owes = self._ending.silent or dispatcher.owes_reports()
-            status.stop(last_words_s=0.0 if owes else max(GOODBYE_S, goodbye_s))
+            comes_again = self._options.provider not in GIVEN_BACK and dispatcher.owes_reports()
+            mute = self._ending.silent or comes_again
+            status.stop(last_words_s=0.0 if mute else max(GOODBYE_S, goodbye_s))
             status.join(max(GOODBYE_S, goodbye_s))
         finally:
             self._ended.set()
 
-    def _look_at_limit(self, limit_hours: float, clock: SessionClock, jobs: JobKeeper) -> None:
+    def _look_at_limit(self, clock: SessionClock, jobs: JobKeeper, *, end_by_hours: float | None) -> None:
         """What runs must have ended, and its checkpoints must be taken, before the session is over."""
-        near = near_end(jobs.owed(), runtime_s=clock.runtime_s(), limit_s=3600 * limit_hours)
+        limits = [(self._settings.max_session_hours, "the session's limit"), (end_by_hours, OF_WEEK)]
+        limit_hours, what = min(
+            ((hours, what) for hours, what in limits if hours is not None), default=(None, "")
+        )
+        if limit_hours is None:
+            return
+        # A week may be over at once, by what the provider itself counts: what runs has its grace all the same.
+        if clock.runtime_hours() >= limit_hours:
+            self._requests.end(limit_reached(limit_hours, what=what))
+            return
+        limit_s = 3600 * limit_hours
+        near = near_end(jobs.owed(), runtime_s=clock.runtime_s(), limit_s=limit_s, what=what)
         if near is not None:
             self._requests.end(near)
-        elif clock.runtime_hours() >= limit_hours:
-            self._requests.end(limit_reached(limit_hours))
 
     def _conclude(self, identity: Identity) -> int:
         ending = self._ending

@@ -36,7 +36,9 @@ def lead_s(owed: Collection[Owed], *, limit_s: float) -> float:
     return min(needed_s, LONGEST_PART * limit_s)
 
 
-def near_end(owed: Collection[Owed], *, runtime_s: float, limit_s: float) -> Ending | None:
+def near_end(
+    owed: Collection[Owed], *, runtime_s: float, limit_s: float, what: str = "the session's limit"
+) -> Ending | None:
     """The end, if it must begin now. What is left is shared out: margin, the checkpoints' expected time, then graces."""
     left_s = limit_s - runtime_s
     if not owed or left_s > lead_s(owed, limit_s=limit_s):
@@ -45,7 +47,7 @@ def near_end(owed: Collection[Owed], *, runtime_s: float, limit_s: float) -> End
     checkpoints_s = min(sum(one.checkpoint_s for one in owed), 0.6 * work_s)
     grace_s = min(max(one.grace_s for one in owed), work_s - checkpoints_s)
     return Ending(
-        reason=f"the session's limit of {limit_s / 3600:g} h is near",
+        reason=f"{what} of {limit_s / 3600:g} h is near",
         exit_code=ENDED_AS_ASKED,
         grace_s=grace_s,
         checkpoint_by_s=work_s,

@@ -81,7 +81,7 @@ KINDS = ("job", "snapshot", "restore", "command")
 OUTCOMES = ("succeeded", "failed", "cancelled", "interrupted")
 """interrupted: the worker stopped before the work ended; a job goes back to the queue, attempt + 1."""
 
-ORDERS = ("drain", "stand_down", "cancel", "interrogate", "saved")
+ORDERS = ("drain", "stand_down", "cancel", "interrogate", "saved", "end_by")
 
 
 WORKER_ENDS = "worker_ends"
@@ -181,7 +181,9 @@ class StatusPost:
 @dataclass(frozen=True, kw_only=True)
 class Order:
     """A standing order. id: the dispatch for `cancel`, the snapshot for `saved`, otherwise free. It stands until it is no
-    longer sent. saved: that snapshot of this worker's workspace is verified; there is nothing to do (agent/dead_man.py)."""
+    longer sent. saved: that snapshot of this worker's workspace is verified; there is nothing to do (agent/dead_man.py).
+    end_by: the account's week is used up before the session's limit; id: hours of session runtime, as decimals, at which
+    the session must be over. It moves as the account's other sessions come and go."""
 
     kind: str
     id: str = ""

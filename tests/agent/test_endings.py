@@ -122,6 +122,22 @@ def test_it_says_no_goodbye_while_it_owes_a_report(plane: ControlPlane, agent: A
     assert job.finish and job.finish["outcome"] == "succeeded"
 
 
+@pytest.mark.parametrize("provider", ["colab", "kaggle"])
+def test_a_machine_that_is_given_back_says_goodbye_although_it_owes_a_report(
+    plane: ControlPlane, agent: AgentProcess, provider: str
+) -> None:
+    agent.enrolled().start("--provider", provider)
+    job = plane.dispatch("d_1", command=["true"])
+    plane.fault("/finish$", (503, {}), times=10_000)
+    plane.wait(lambda: plane.count("/finish$"))
+    assert agent.process is not None
+    agent.process.send_signal(signal.SIGTERM)
+    tried = plane.count("/finish$")
+    assert agent.wait() == 0
+    assert plane.count("/finish$") > tried, "the report is tried until then"
+    assert plane.statuses[-1]["status"] == wire.ENDED and not job.finish
+
+
 def test_a_signal_while_it_cannot_enrol_ends_it_at_once(plane: ControlPlane, agent: AgentProcess) -> None:
     plane.close()
     agent.start(env={"AGENT_BACKOFF_CAP_S": "3600"})
@@ -160,6 +176,27 @@ def test_at_the_session_limit_it_ends_by_itself_with_the_jobs_own_grace(
     assert agent.wait() == 0
     assert b"saved" in job.log
     assert job.finish and job.finish["outcome"] == "interrupted" and "limit of" in job.finish["reason"]
+
+
+def test_when_the_accounts_week_is_used_up_it_ends_by_itself_before_its_session_would(
+    plane: ControlPlane, agent: AgentProcess
+) -> None:
+    plane.settings = {"max_session_hours": 8.5}
+    plane.orders = [{"kind": "end_by", "id": "1.5"}, {"kind": "end_by", "id": "soon"}]
+    agent.enrolled().start()
+    script = "trap 'echo saving; sleep 0.5; echo saved; exit 0' TERM\necho up\nwhile :; do sleep 0.05; done"
+    job = plane.dispatch("d_1", script=script, grace_s=30)
+    plane.wait(lambda: b"up" in job.log)
+    assert not job.finish
+    plane.orders = [
+        {"kind": "end_by", "id": "0.000100"}
+    ]  # the provider itself says that nothing is left of it
+    plane.ring(wire.RING_STATUS)
+    plane.wait(lambda: job.finish)
+    assert agent.wait() == 0
+    assert b"saved" in job.log
+    assert job.finish and job.finish["outcome"] == "interrupted" and "week" in job.finish["reason"]
+    assert plane.statuses[-1]["status"] == wire.ENDED
 
 
 @pytest.mark.parametrize("how", ["status", "queue", "order", "epoch"])
