@@ -11,8 +11,11 @@ from agent.session import LIMIT_REPORT_S, Ending
 MARGIN_S = 30.0
 """For the reports, the last output and the provider's own haste."""
 
-UNKNOWN_CHECKPOINT_S = 60.0
-"""How long the first checkpoint of a job is thought to take."""
+FIRST_CHECKPOINT_S = 60.0
+"""How long the first checkpoint of a job is thought to take at least."""
+
+FIRST_BYTES_PER_S, FIRST_FILES_PER_S = 8 * 1024**2, 500.0
+"""How fast it is thought to go beyond that: one core and a modest line, so that it rather begins too early."""
 
 LONGEST_PART = 0.25
 """However much there is to do, a session works for three quarters of its time at least."""
@@ -26,6 +29,11 @@ class Owed:
 
     grace_s: float
     checkpoint_s: float = 0.0
+
+
+def first_checkpoint_s(*, files: int, size_bytes: int) -> float:
+    """How long it may take to keep so much for the first time, where nothing has been measured yet."""
+    return max(FIRST_CHECKPOINT_S, size_bytes / FIRST_BYTES_PER_S + files / FIRST_FILES_PER_S)
 
 
 def lead_s(owed: Collection[Owed], *, limit_s: float) -> float:

@@ -131,6 +131,9 @@ class JobKeeper:
         if finish is None:
             shipper.abandon()
             self._shippers.pop(claim.dispatch_id, None)
+        elif kept is not None and finish.outcome == "interrupted" and "artifacts" in finish.result:
+            # Cut short while its files went up: it goes on elsewhere, from what it has done here.
+            kept.last()
         return finish
 
     def _begun(self, hold: Hold, command: Command, kept: Checkpoints | None) -> Run | None:
