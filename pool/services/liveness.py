@@ -8,6 +8,7 @@ is stored.
 from __future__ import annotations
 
 import logging
+import time
 from datetime import datetime, timedelta
 
 import redis
@@ -39,8 +40,14 @@ GATEWAY = "gateway"
 AT_ONCE = 500
 """Rows of one kind in one run: the next run is seconds away."""
 
+DRAIN_AGAIN = timedelta(minutes=10)
+"""A drain that is past its time, of a worker that still finishes something, is looked at again after this."""
+
 SILENT_AT_ONCE, SILENT_IN_ALL = 1_000, 20_000
 """Silent workers in one transaction, and in one run: a network that fails takes thousands with it at the same moment."""
+
+SILENT_FOR_S = 8.0
+"""A run that lasted longer than core.ticks.GAP_S would count as our own absence, and everybody would be waited for anew."""
 
 RING_AGAIN_S = 5.0
 """A bell is rung again after this, then after twice as long, and so on: a list of rings is no place to wait."""
@@ -107,7 +114,10 @@ def _silent(*, now: datetime, resumed_at: datetime) -> int:
     """All whose posts are overdue, some thousand in a transaction; one of them that raises holds up no other."""
     moved = 0
     due = _overdue(now)
+    until_s = time.monotonic() + SILENT_FOR_S
     for start in range(0, len(due), SILENT_AT_ONCE):
+        if start and time.monotonic() >= until_s:
+            break
         ids = due[start : start + SILENT_AT_ONCE]
         try:
             moved += workers_silent(ids, now=now, resumed_at=resumed_at)
@@ -186,6 +196,10 @@ def _too_long(row: Worker | Dispatch, *, now: datetime) -> None:
         elif limit.then == WorkerState.LOST:
             reason = because("time_limit", state=row.state, minutes=limit.minutes)
             worker_lost(row, reason=reason, now=now)
+        elif row.dispatches.filter(epoch=row.epoch, state=DispatchState.CLAIMED).exists():
+            # What it has begun, it finishes: whether it still does, its posts and leases say.
+            same = Worker.objects.filter(pk=row.pk, epoch=row.epoch, state=row.state)
+            same.update(state_deadline=now + DRAIN_AGAIN)
         else:
             worker_offline(row, reason=because("drain_over", minutes=limit.minutes), now=now)
     except TransitionRefused as refused:

@@ -14,6 +14,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from core.models import Event, TickRun
+from core.ticks import GAP_S
 from gateway import keys
 from pool import signals
 from pool.models import Account, Dispatch, Job, Worker
@@ -179,6 +180,7 @@ def test_ten_thousand_are_lost_within_two_missed_beats(crowd: Callable[..., None
         now_s += max(5.0, took_s[-1])
         assert now_s < 150
     assert not Job.objects.exclude(state=JobState.QUEUED).exists()
-    print(f"{connection.vendor}: 10,000 and their jobs: runs of", [f"{a:.1f} s ({b:.1f} s of CPU here)"
+    print(f"{connection.vendor}: lost at {now_s:.1f} s; 10,000 and their jobs: runs of", [f"{a:.1f} s ({b:.1f} s of CPU here)"
           for a, b in zip(took_s, used_s, strict=True) if a > 0.5])  # fmt: skip
-    assert len([s for s in took_s if s > 0.5]) <= 3, "all of them in the run in which they are due"
+    assert max(took_s) < GAP_S, "a longer run would count as our own absence"
+    assert now_s < 110
