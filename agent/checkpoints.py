@@ -88,6 +88,8 @@ class Checkpoints:
         self._control = folder / "checkpoint"
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._number = 0
         self._took_s = _told_s(self._control / LAST)
         self._size = Size()
         self._size_since_ns = 0
@@ -174,7 +176,10 @@ class Checkpoints:
     def _take(self, given_up: Callable[[], bool]) -> Mapping[str, Any] | None:
         """What the job may know of the one that was taken; None where none was. Raises StandDown."""
         began_s = time.monotonic()
-        taken = self._work().take(request_id=secrets.token_hex(8), given_up=given_up)
+        with self._lock:
+            # By the wall clock, so that it also grows from one agent to the next on this machine.
+            self._number = number = max(self._number + 1, int(1000 * time.time()))
+        taken = self._work().take(request_id=secrets.token_hex(8), number=number, given_up=given_up)
         if taken is not None:
             self._took_s = time.monotonic() - began_s
         return taken
