@@ -56,6 +56,7 @@ class Agent:
         self._ending: Ending | None = None
         self._ended = threading.Event()
         self._is_working: Callable[[], bool] = lambda: False
+        self._ends_now: Callable[[], bool] = lambda: False
         self._restart_worker: Callable[[], None] = lambda: None
         self._probe = probe_for(
             options.probe, state_dir=self._state_dir, is_working=lambda: self._is_working()
@@ -84,6 +85,7 @@ class Agent:
         )
         dead_man = self._dead_man(own, saved, dispatcher)
         status = self._status_loop(client, identity, clock, dispatcher, dead_man)
+        self._ends_now = lambda: self._limit_end(clock, jobs, status) is not None
         server = HealthServer(
             port=self._options.health_port,
             state_dir=self._state_dir,
@@ -165,6 +167,7 @@ class Agent:
             environ=self._environ,
             own_env=own_env,
             backoff_cap_s=self._options.backoff_cap_s,
+            ends_now=lambda: self._ends_now(),
         )
         self._is_working = jobs.is_working
         return jobs
@@ -260,7 +263,9 @@ class Agent:
         """Wait for a reason to end, or for the session's limit; then end everything that runs here."""
         try:
             while self._ending is None:
-                self._look_at_limit(clock, jobs, end_by_hours=status.end_by_hours)
+                near = self._limit_end(clock, jobs, status)
+                if near is not None:
+                    self._requests.end(near)
                 self._ending = self._requests.wait(LOOK_AT_LIMIT_EVERY_S)
             log.info("ending reason=%r", self._ending.reason)
             if self._ending.silent:
@@ -280,22 +285,17 @@ class Agent:
         finally:
             self._ended.set()
 
-    def _look_at_limit(self, clock: SessionClock, jobs: JobKeeper, *, end_by_hours: float | None) -> None:
-        """What runs must have ended, and its checkpoints must be taken, before the session is over."""
-        limits = [(self._settings.max_session_hours, "the session's limit"), (end_by_hours, OF_WEEK)]
-        limit_hours, what = min(
-            ((hours, what) for hours, what in limits if hours is not None), default=(None, "")
-        )
-        if limit_hours is None:
-            return
+    def _limit_end(self, clock: SessionClock, jobs: JobKeeper, status: StatusLoop) -> Ending | None:
+        """The end, if it must begin now: what runs must have ended, its checkpoints be taken, before the session is over."""
+        limits = [(self._settings.max_session_hours, "the session's limit"), (status.end_by_hours, OF_WEEK)]
+        known = [(hours, what) for hours, what in limits if hours is not None]
+        if not known:
+            return None
+        limit_hours, what = min(known)
         # A week may be over at once, by what the provider itself counts: what runs has its grace all the same.
         if clock.runtime_hours() >= limit_hours:
-            self._requests.end(limit_reached(limit_hours, what=what))
-            return
-        limit_s = 3600 * limit_hours
-        near = near_end(jobs.owed(), runtime_s=clock.runtime_s(), limit_s=limit_s, what=what)
-        if near is not None:
-            self._requests.end(near)
+            return limit_reached(limit_hours, what=what)
+        return near_end(jobs.owed(), runtime_s=clock.runtime_s(), limit_s=3600 * limit_hours, what=what)
 
     def _conclude(self, identity: Identity) -> int:
         ending = self._ending

@@ -52,8 +52,11 @@ class JobKeeper:
         environ: Mapping[str, str],
         own_env: Mapping[str, str],
         backoff_cap_s: float,
+        ends_now: Callable[[], bool] = lambda: False,
     ) -> None:
+        """ends_now: whether the session is too near its end for what `owed` says; the holds are told of it right after."""
         self._client = client
+        self._ends_now = ends_now
         self._journal = journal
         self._jobs_dir = jobs_dir
         self._workspace = workspace
@@ -157,6 +160,10 @@ class JobKeeper:
         given = claim.work.get("files") and "DORMOUSE_RESTORED_FROM" not in own
         if given and not self._lay_out(hold, cwd):
             return None
+        if claim.kind == "job" and self._ends_now():
+            hold.wake.wait(ENDING_WITHIN_S)
+            if hold.halt is not None:
+                return None
         run = runner.start(command, folder=folder, cwd=cwd, environ=self._environ, own=own)
         log.info("dispatch=%s started kind=%s pid=%d", claim.dispatch_id, claim.kind, run.pid)
         return run
@@ -412,9 +419,8 @@ def _not_started(hold: Hold) -> FinishPost | None:
             )
         case Halt.INTERRUPTED:
             reason = hold.ending.reason if hold.ending else "this worker ends"
-            return FinishPost(
-                fence=hold.claim.fence, outcome="interrupted", reason=reason, result=_why_interrupted(hold)
-            )
+            result = {**_why_interrupted(hold), wire.NOT_STARTED: True}
+            return FinishPost(fence=hold.claim.fence, outcome="interrupted", reason=reason, result=result)
         case _:
             return None
 

@@ -87,6 +87,10 @@ ORDERS = ("drain", "stand_down", "cancel", "interrogate", "saved", "end_by")
 WORKER_ENDS = "worker_ends"
 """In the result of interrupted work: true where the worker itself ends, and takes nothing any more."""
 
+NOT_STARTED = "not_started"
+"""In the result of an interrupted job: true where its command was never started. Where the worker ends as well, the
+attempt does not count."""
+
 DRAINING = "draining"
 """Status of an agent whose session is near its end: it takes no jobs any more and ends those that it has."""
 

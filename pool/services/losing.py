@@ -19,6 +19,7 @@ from core.transitions import Move, advance_each
 from pool import signals
 from pool.models import Dispatch, Job, Worker
 from pool.services.bell import dispatcher_ring
+from pool.services.checkpoints import attempts_counted
 from pool.services.dispatches import dispatch_withdraw
 from pool.services.publish import orders_publish
 from pool.services.workers import overdue_at, worker_lost
@@ -114,8 +115,7 @@ def _jobs(job_ids: Collection[str]) -> dict[str, Job]:
 
 def _begun(job_ids: Collection[str]) -> dict[str, int]:
     """Job id -> how many of its attempts count, as `checkpoints.attempts_fruitless` counts those of a job that keeps none."""
-    rows = Dispatch.objects.filter(job__in=list(job_ids), claimed_at__isnull=False)
-    rows = rows.exclude(state=DispatchState.FAILED).order_by()
+    rows = attempts_counted(Dispatch.objects.filter(job__in=list(job_ids))).order_by()
     return dict(rows.values_list("job_id").annotate(number=Count("pk")))
 
 

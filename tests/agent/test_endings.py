@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -176,6 +177,19 @@ def test_at_the_session_limit_it_ends_by_itself_with_the_jobs_own_grace(
     assert agent.wait() == 0
     assert b"saved" in job.log
     assert job.finish and job.finish["outcome"] == "interrupted" and "limit of" in job.finish["reason"]
+
+
+def test_a_job_that_comes_too_late_for_its_own_end_is_given_back_and_never_started(
+    plane: ControlPlane, agent: AgentProcess
+) -> None:
+    plane.settings = {"max_session_hours": 1.0}
+    agent.enrolled().start("--session-started", (datetime.now(UTC) - timedelta(minutes=50)).isoformat())
+    started = agent.state_dir.with_name("started")
+    job = plane.dispatch("d_1", script=f"touch {started}", grace_s=700)
+    plane.wait(lambda: job.finish)
+    assert job.finish and job.finish["outcome"] == "interrupted"
+    assert job.finish["result"] == {wire.WORKER_ENDS: True, wire.NOT_STARTED: True}
+    assert agent.wait() == 0 and not started.exists()
 
 
 def test_when_the_accounts_week_is_used_up_it_ends_by_itself_before_its_session_would(
