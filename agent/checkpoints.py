@@ -43,7 +43,7 @@ MEASURE_EVERY_S, MEASURED_WITHIN_S = 30.0, 5.0
 LONGEST_S = 24 * 3600.0
 """No checkpoint takes longer."""
 
-STOPPED_WITHIN_S = 5.0
+STOPPED_WITHIN_S, STOPPED_WITHIN_PART = 5.0, 0.2
 """How long the end waits for one that is under way and was told to stop."""
 
 
@@ -72,8 +72,9 @@ def _told_s(last: Path) -> float | None:
         said = (read_json(last) or {}).get("seconds")
     except (OSError, UsageError):
         return None
-    known = isinstance(said, int | float) and not isinstance(said, bool) and 0 <= said < LONGEST_S
-    return float(said) if known else None
+    if isinstance(said, bool) or not isinstance(said, int | float):
+        return None
+    return float(said) if 0 <= said < LONGEST_S else None
 
 
 class Checkpoints:
@@ -125,7 +126,13 @@ class Checkpoints:
         """No more of them. One that is under way is given up: what it would hold is out of date."""
         self._over.set()
         if self._thread is not None:
-            self._thread.join(STOPPED_WITHIN_S)
+            self._thread.join(self._patience_s())
+
+    def _patience_s(self) -> float:
+        """Where this worker ends most of what is left is for the last one: what is late then fails nothing any more."""
+        if self._hold.ending is None:
+            return STOPPED_WITHIN_S
+        return min(STOPPED_WITHIN_S, max(0.0, STOPPED_WITHIN_PART * self._hold.checkpoint_left_s()))
 
     def last(self) -> None:
         """The command has been ended to run again elsewhere: its folder as it left it, if there is time for that."""

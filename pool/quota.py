@@ -123,9 +123,9 @@ class Reading:
     def why_unsafe(self) -> Reason:
         """The reason not to choose it; only asked of a reading that is not safe."""
         limit = self.limit or 0.0
-        if self.model == WEEK and self.left_h is not None and self.left_h <= OVER_SOON_H:
-            if self.used + self.left_h < limit:
-                return because("session_used_up")
+        left_h = self.left_h
+        if self.model == WEEK and left_h is not None and left_h <= OVER_SOON_H and self.used + left_h < limit:
+            return because("session_used_up")
         if self.model == MONEY:
             return because(
                 "near_budget",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from agent.client import Client, Http
 from agent.folder_size import size_of
 from agent.hold import Hold
 from agent.identity import Keyring
+from agent.session import Ending
 from tests.agent.checkpoint_server import CheckpointServer
 from tests.agent.conftest import AgentProcess, eventually
 from tests.agent.control_plane import ControlPlane, Dispatch
@@ -238,11 +240,28 @@ def test_words_about_checkpoints_that_mean_nothing_here_are_refused(
     assert job.finish and job.finish["outcome"] == "failed" and "every_s in seconds" in job.finish["reason"]
 
 
-def unserved(folder: Path) -> Checkpoints:
+def unserved(folder: Path, *, ending: Ending | None = None) -> Checkpoints:
     """Of a job whose checkpoints are an hour apart: nobody is asked for one."""
     claim = wire.Claimed(dispatch_id="d_1", kind="job", fence=1, lease_s=60, work={"checkpoint": KEPT})
     client = Client(Http("http://127.0.0.1:1"), Keyring.__new__(Keyring))
-    return Checkpoints(client=client, hold=Hold(claim), folder=folder, backoff_cap_s=1.0)
+    hold = Hold(claim)
+    if ending is not None:
+        hold.end(ending)
+    return Checkpoints(client=client, hold=hold, folder=folder, backoff_cap_s=1.0)
+
+
+def test_one_that_hangs_leaves_the_last_one_most_of_the_time_that_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = threading.Event()
+    monkeypatch.setattr("agent.checkpoints.size_of", lambda *_, **__: go.wait(10))
+    ending = Ending(reason="told to end", exit_code=0, grace_s=4, report_s=4, checkpoint_by_s=2)
+    kept = unserved(tmp_path, ending=ending)
+    kept.watch()
+    began_s = time.monotonic()
+    kept.end()
+    assert time.monotonic() - began_s < 1.0
+    go.set()
 
 
 def test_before_the_first_one_its_time_is_taken_from_what_lies_in_the_folder(tmp_path: Path) -> None:
