@@ -30,13 +30,13 @@ log = logging.getLogger("agent.jobs")
 
 LOOK_EVERY_S = 0.05
 LEFTOVER_GRACE_S = 2.0
+WORK_FOLDERS_KEPT = 10
+"""Working folders of finished jobs that stay on the disk, newest first: checkpoints that somebody may come for."""
 
 BY_SIGNAL = {128 + number for number in (signal.SIGHUP, signal.SIGINT, signal.SIGKILL, signal.SIGTERM)}
 """Exit codes of what a machine that is shut down ends, with its agent or a moment before it."""
 ENDING_WITHIN_S, ENDING_WITHIN_OTHER_S = 1.5, 0.25
 """How long one that died by a signal, or failed in another way, waits to learn that its agent was told to end as well."""
-WORK_FOLDERS_KEPT = 10
-"""Working folders of finished jobs that stay on the disk, newest first: checkpoints that somebody may come for."""
 
 
 class JobKeeper:
@@ -148,6 +148,8 @@ class JobKeeper:
         if run is not None:
             log.info("dispatch=%s found running pid=%d", claim.dispatch_id, run.pid)
             return run
+        if claim.kind == "job" and self._ends_now():
+            hold.wake.wait(ENDING_WITHIN_S)
         if hold.halt is not None:
             return None
         runner.clear(folder)
@@ -160,10 +162,6 @@ class JobKeeper:
         given = claim.work.get("files") and "DORMOUSE_RESTORED_FROM" not in own
         if given and not self._lay_out(hold, cwd):
             return None
-        if claim.kind == "job" and self._ends_now():
-            hold.wake.wait(ENDING_WITHIN_S)
-            if hold.halt is not None:
-                return None
         run = runner.start(command, folder=folder, cwd=cwd, environ=self._environ, own=own)
         log.info("dispatch=%s started kind=%s pid=%d", claim.dispatch_id, claim.kind, run.pid)
         return run

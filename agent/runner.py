@@ -129,13 +129,13 @@ class Run:
         self._ended: Ended | None = None
 
     @property
-    def log(self) -> Path:
-        return self._folder / "log"
-
-    @property
     def was_found(self) -> bool:
         """Whether an earlier agent started it."""
         return self._child is None
+
+    @property
+    def log(self) -> Path:
+        return self._folder / "log"
 
     def poll(self) -> Ended | None:
         """None while it runs."""

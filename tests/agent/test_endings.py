@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import signal
 import time
-from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -139,6 +139,41 @@ def test_a_machine_that_is_given_back_says_goodbye_although_it_owes_a_report(
     assert plane.statuses[-1]["status"] == wire.ENDED and not job.finish
 
 
+def test_a_job_that_comes_too_late_for_its_own_end_is_given_back_and_never_started(
+    plane: ControlPlane, agent: AgentProcess
+) -> None:
+    plane.settings = {"max_session_hours": 1.0}
+    began = datetime.datetime.now(datetime.UTC) - datetime.timedelta(minutes=50)
+    agent.enrolled().start("--session-started", began.isoformat())
+    started = agent.state_dir.with_name("started")
+    job = plane.dispatch("d_1", script=f"touch {started}", grace_s=700)
+    plane.wait(lambda: job.finish)
+    assert job.finish and job.finish["outcome"] == "interrupted"
+    assert job.finish["result"] == {wire.WORKER_ENDS: True, wire.NOT_STARTED: True}
+    assert agent.wait() == 0 and not started.exists()
+
+
+def test_when_the_accounts_week_is_used_up_it_ends_by_itself_before_its_session_would(
+    plane: ControlPlane, agent: AgentProcess
+) -> None:
+    plane.settings = {"max_session_hours": 8.5}
+    plane.orders = [{"kind": "end_by", "id": "1.5"}, {"kind": "end_by", "id": "soon"}]
+    agent.enrolled().start()
+    script = "trap 'echo saving; sleep 0.5; echo saved; exit 0' TERM\necho up\nwhile :; do sleep 0.05; done"
+    job = plane.dispatch("d_1", script=script, grace_s=30)
+    plane.wait(lambda: b"up" in job.log)
+    assert not job.finish
+    plane.orders = [
+        {"kind": "end_by", "id": "0.000100"}
+    ]  # the provider itself says that nothing is left of it
+    plane.ring(wire.RING_STATUS)
+    plane.wait(lambda: job.finish)
+    assert agent.wait() == 0
+    assert b"saved" in job.log
+    assert job.finish and job.finish["outcome"] == "interrupted" and "week" in job.finish["reason"]
+    assert plane.statuses[-1]["status"] == wire.ENDED
+
+
 def test_a_signal_while_it_cannot_enrol_ends_it_at_once(plane: ControlPlane, agent: AgentProcess) -> None:
     plane.close()
     agent.start(env={"AGENT_BACKOFF_CAP_S": "3600"})
@@ -177,40 +212,6 @@ def test_at_the_session_limit_it_ends_by_itself_with_the_jobs_own_grace(
     assert agent.wait() == 0
     assert b"saved" in job.log
     assert job.finish and job.finish["outcome"] == "interrupted" and "limit of" in job.finish["reason"]
-
-
-def test_a_job_that_comes_too_late_for_its_own_end_is_given_back_and_never_started(
-    plane: ControlPlane, agent: AgentProcess
-) -> None:
-    plane.settings = {"max_session_hours": 1.0}
-    agent.enrolled().start("--session-started", (datetime.now(UTC) - timedelta(minutes=50)).isoformat())
-    started = agent.state_dir.with_name("started")
-    job = plane.dispatch("d_1", script=f"touch {started}", grace_s=700)
-    plane.wait(lambda: job.finish)
-    assert job.finish and job.finish["outcome"] == "interrupted"
-    assert job.finish["result"] == {wire.WORKER_ENDS: True, wire.NOT_STARTED: True}
-    assert agent.wait() == 0 and not started.exists()
-
-
-def test_when_the_accounts_week_is_used_up_it_ends_by_itself_before_its_session_would(
-    plane: ControlPlane, agent: AgentProcess
-) -> None:
-    plane.settings = {"max_session_hours": 8.5}
-    plane.orders = [{"kind": "end_by", "id": "1.5"}, {"kind": "end_by", "id": "soon"}]
-    agent.enrolled().start()
-    script = "trap 'echo saving; sleep 0.5; echo saved; exit 0' TERM\necho up\nwhile :; do sleep 0.05; done"
-    job = plane.dispatch("d_1", script=script, grace_s=30)
-    plane.wait(lambda: b"up" in job.log)
-    assert not job.finish
-    plane.orders = [
-        {"kind": "end_by", "id": "0.000100"}
-    ]  # the provider itself says that nothing is left of it
-    plane.ring(wire.RING_STATUS)
-    plane.wait(lambda: job.finish)
-    assert agent.wait() == 0
-    assert b"saved" in job.log
-    assert job.finish and job.finish["outcome"] == "interrupted" and "week" in job.finish["reason"]
-    assert plane.statuses[-1]["status"] == wire.ENDED
 
 
 @pytest.mark.parametrize("how", ["status", "queue", "order", "epoch"])
