@@ -38,6 +38,11 @@ LOOK_AT_LIMIT_EVERY_S = 0.25
 LONGEST_GOODBYE_S = 30.0
 WORKER_AGAIN_S = 1.0
 
+OF_WEEK = "the end of the account's week, at a session's runtime"
+
+GIVEN_BACK = ("colab", "kaggle")
+"""Providers whose machine goes with the agent (agent/cell.py): its disk, and the journal on it, are gone then."""
+
 
 class Agent:
     """One process's worth of agent. The main thread runs Celery's worker; every other part has a thread of its own."""
@@ -51,6 +56,7 @@ class Agent:
         self._ending: Ending | None = None
         self._ended = threading.Event()
         self._is_working: Callable[[], bool] = lambda: False
+        self._ends_now: Callable[[], bool] = lambda: False
         self._restart_worker: Callable[[], None] = lambda: None
         self._probe = probe_for(
             options.probe, state_dir=self._state_dir, is_working=lambda: self._is_working()
@@ -79,6 +85,7 @@ class Agent:
         )
         dead_man = self._dead_man(own, saved, dispatcher)
         status = self._status_loop(client, identity, clock, dispatcher, dead_man)
+        self._ends_now = lambda: self._limit_end(clock, jobs, status) is not None
         server = HealthServer(
             port=self._options.health_port,
             state_dir=self._state_dir,
@@ -160,6 +167,7 @@ class Agent:
             environ=self._environ,
             own_env=own_env,
             backoff_cap_s=self._options.backoff_cap_s,
+            ends_now=lambda: self._ends_now(),
         )
         self._is_working = jobs.is_working
         return jobs
@@ -255,9 +263,9 @@ class Agent:
         """Wait for a reason to end, or for the session's limit; then end everything that runs here."""
         try:
             while self._ending is None:
-                limit_hours = self._settings.max_session_hours
-                if limit_hours is not None:
-                    self._look_at_limit(limit_hours, clock, jobs)
+                near = self._limit_end(clock, jobs, status)
+                if near is not None:
+                    self._requests.end(near)
                 self._ending = self._requests.wait(LOOK_AT_LIMIT_EVERY_S)
             log.info("ending reason=%r", self._ending.reason)
             if self._ending.silent:
@@ -268,20 +276,26 @@ class Agent:
             dispatcher.end(self._ending)
             jobs.end_services()
             # What is not reported yet is for the next start. Whoever was told that this is the end would not wait for it.
+            # A machine that is given back has no next start: nobody should wait for what it owes.
             goodbye_s = min(LONGEST_GOODBYE_S, self._ending.report_s / 2)
-            owes = self._ending.silent or dispatcher.owes_reports()
-            status.stop(last_words_s=0.0 if owes else max(GOODBYE_S, goodbye_s))
+            comes_again = self._options.provider not in GIVEN_BACK and dispatcher.owes_reports()
+            mute = self._ending.silent or comes_again
+            status.stop(last_words_s=0.0 if mute else max(GOODBYE_S, goodbye_s))
             status.join(max(GOODBYE_S, goodbye_s))
         finally:
             self._ended.set()
 
-    def _look_at_limit(self, limit_hours: float, clock: SessionClock, jobs: JobKeeper) -> None:
-        """What runs must have ended, and its checkpoints must be taken, before the session is over."""
-        near = near_end(jobs.owed(), runtime_s=clock.runtime_s(), limit_s=3600 * limit_hours)
-        if near is not None:
-            self._requests.end(near)
-        elif clock.runtime_hours() >= limit_hours:
-            self._requests.end(limit_reached(limit_hours))
+    def _limit_end(self, clock: SessionClock, jobs: JobKeeper, status: StatusLoop) -> Ending | None:
+        """The end, if it must begin now: what runs must have ended, its checkpoints be taken, before the session is over."""
+        limits = [(self._settings.max_session_hours, "the session's limit"), (status.end_by_hours, OF_WEEK)]
+        known = [(hours, what) for hours, what in limits if hours is not None]
+        if not known:
+            return None
+        limit_hours, what = min(known)
+        # A week may be over at once, by what the provider itself counts: what runs has its grace all the same.
+        if clock.runtime_hours() >= limit_hours:
+            return limit_reached(limit_hours, what=what)
+        return near_end(jobs.owed(), runtime_s=clock.runtime_s(), limit_s=3600 * limit_hours, what=what)
 
     def _conclude(self, identity: Identity) -> int:
         ending = self._ending

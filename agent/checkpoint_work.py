@@ -46,18 +46,18 @@ class CheckpointWork:
 
     # -- taking -----------------------------------------------------------------------------------
 
-    def take(self, *, request_id: str, given_up: Callable[[], bool]) -> dict[str, Any] | None:
+    def take(self, *, request_id: str, number: int, given_up: Callable[[], bool]) -> dict[str, Any] | None:
         """The folder as it is now, committed: {"generation", "files", "bytes", "seconds"}. None where it could not be taken,
         which is logged and told to the control plane. Raises StandDown where this attempt is over."""
         began_s = time.monotonic()
         try:
-            generation, files, logical_bytes = self._taken(request_id, given_up)
+            generation, files, logical_bytes = self._taken(request_id, number, given_up)
         except StandDown:
             raise
         except (EngineError, Refused, Unreachable, wire.WireError, OSError) as error:
             if not given_up():
                 log.warning("dispatch=%s no checkpoint: %s", self._id, error)
-                self._tell_failure(request_id, str(error))
+                self._tell_failure(request_id, number, str(error))
             return None
         seconds = round(time.monotonic() - began_s, 3)
         log.info(
@@ -65,8 +65,8 @@ class CheckpointWork:
         )
         return {"generation": generation, "files": files, "bytes": logical_bytes, "seconds": seconds}
 
-    def _taken(self, request_id: str, given_up: Callable[[], bool]) -> tuple[int, int, int]:
-        post = CheckpointPost(fence=self._hold.claim.fence, request_id=request_id)
+    def _taken(self, request_id: str, number: int, given_up: Callable[[], bool]) -> tuple[int, int, int]:
+        post = CheckpointPost(fence=self._hold.claim.fence, request_id=request_id, number=number)
         answer = CheckpointAnswer.from_json(self._ask("checkpoint", wire.to_json(post), given_up=given_up))
         line = self._line(answer.snapshot_id, "plan", given_up)
         terms = line.terms()
@@ -92,8 +92,9 @@ class CheckpointWork:
             log.warning("dispatch=%s checkpoint: %s", self._id, warning)
         return answer.generation, taken.files, taken.logical_bytes
 
-    def _tell_failure(self, request_id: str, error: str) -> None:
-        post = CheckpointPost(fence=self._hold.claim.fence, request_id=request_id, error=error[:500])
+    def _tell_failure(self, request_id: str, number: int, error: str) -> None:
+        fence = self._hold.claim.fence
+        post = CheckpointPost(fence=fence, request_id=request_id, number=number, error=error[:500])
         try:
             self._client.post(wire.dispatch_path(self._id, "checkpoint"), wire.to_json(post))
         except ApiError as also:

@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.client import Client, StandDown
-from agent.draining import UNKNOWN_CHECKPOINT_S
-from agent.files import write_private
+from agent.draining import first_checkpoint_s
+from agent.errors import UsageError
+from agent.files import read_json, write_private
+from agent.folder_size import Size, size_of
 from agent.hold import Halt, Hold
 from agent.runner import WorkRefused
 from agent.wire import Claimed, FinishPost
@@ -35,7 +37,13 @@ AGAIN_FIRST_S, AGAIN_CAP_S = 1.0, 60.0
 
 LAST_AFTER_RESTART_S = 120.0
 
-STOPPED_WITHIN_S = 5.0
+MEASURE_EVERY_S, MEASURED_WITHIN_S = 30.0, 5.0
+"""Until the first one is taken: how often it is looked how much there is, and how long that may take."""
+
+LONGEST_S = 24 * 3600.0
+"""No checkpoint takes longer."""
+
+STOPPED_WITHIN_S, STOPPED_WITHIN_PART = 5.0, 0.2
 """How long the end waits for one that is under way and was told to stop."""
 
 
@@ -58,6 +66,17 @@ def keeps_checkpoints(claim: Claimed) -> bool:
     return True
 
 
+def _told_s(last: Path) -> float | None:
+    """How long the newest one took, as the job was told: for an agent that was started anew. The job may write there."""
+    try:
+        said = (read_json(last) or {}).get("seconds")
+    except (OSError, UsageError):
+        return None
+    if isinstance(said, bool) or not isinstance(said, int | float):
+        return None
+    return float(said) if 0 <= said < LONGEST_S else None
+
+
 class Checkpoints:
     """Of one attempt. folder: the run's; its working folder is `work` in it. One checkpoint at a time."""
 
@@ -70,12 +89,18 @@ class Checkpoints:
         self._control = folder / "checkpoint"
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
-        self._took_s: float | None = None
+        self._lock = threading.Lock()
+        self._number = 0
+        self._took_s = _told_s(self._control / LAST)
+        self._size = Size()
+        self._size_since_ns = 0
 
     @property
     def expected_s(self) -> float:
-        """How long the last one is going to take, by what the one before took."""
-        return UNKNOWN_CHECKPOINT_S if self._took_s is None else 1.5 * self._took_s + 1.0
+        """How long the last one is going to take: by what the one before took, else by how much there is to keep."""
+        if self._took_s is not None:
+            return 1.5 * self._took_s + 1.0
+        return first_checkpoint_s(files=self._size.files, size_bytes=self._size.size_bytes)
 
     def restore(self, stopped: Callable[[], bool]) -> dict[str, str]:
         """The newest checkpoint into the working folder, which must not be there yet; the command's variables.
@@ -87,6 +112,8 @@ class Checkpoints:
         restored = self._work().restore(stopped)
         if restored is not None:
             variables["DORMOUSE_RESTORED_FROM"] = restored
+            # What was restored is in the store already: only what changes from now on has to be kept.
+            self._size_since_ns = time.time_ns()
         return variables
 
     def watch(self) -> None:
@@ -99,7 +126,13 @@ class Checkpoints:
         """No more of them. One that is under way is given up: what it would hold is out of date."""
         self._over.set()
         if self._thread is not None:
-            self._thread.join(STOPPED_WITHIN_S)
+            self._thread.join(self._patience_s())
+
+    def _patience_s(self) -> float:
+        """Where this worker ends most of what is left is for the last one: what is late then fails nothing any more."""
+        if self._hold.ending is None:
+            return STOPPED_WITHIN_S
+        return min(STOPPED_WITHIN_S, max(0.0, STOPPED_WITHIN_PART * self._hold.checkpoint_left_s()))
 
     def last(self) -> None:
         """The command has been ended to run again elsewhere: its folder as it left it, if there is time for that."""
@@ -121,8 +154,16 @@ class Checkpoints:
 
     def _run(self) -> None:
         due_s, again_s = time.monotonic() + self._every_s, AGAIN_FIRST_S
-        not_before_s = 0.0
+        not_before_s = measure_s = 0.0
         while not self._over.wait(LOOK_EVERY_S):
+            if self._took_s is None and time.monotonic() >= measure_s:
+                self._size = size_of(
+                    self._folder / "work",
+                    since_ns=self._size_since_ns,
+                    within_s=MEASURED_WITHIN_S,
+                    stopped=self._over.is_set,
+                )
+                measure_s = time.monotonic() + MEASURE_EVERY_S
             asked = (self._control / NOW).exists()
             now_s = time.monotonic()
             if now_s < not_before_s or not (asked or now_s >= due_s):
@@ -142,7 +183,10 @@ class Checkpoints:
     def _take(self, given_up: Callable[[], bool]) -> Mapping[str, Any] | None:
         """What the job may know of the one that was taken; None where none was. Raises StandDown."""
         began_s = time.monotonic()
-        taken = self._work().take(request_id=secrets.token_hex(8), given_up=given_up)
+        with self._lock:
+            # By the wall clock, so that it also grows from one agent to the next on this machine.
+            self._number = number = max(self._number + 1, int(1000 * time.time()))
+        taken = self._work().take(request_id=secrets.token_hex(8), number=number, given_up=given_up)
         if taken is not None:
             self._took_s = time.monotonic() - began_s
         return taken

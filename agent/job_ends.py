@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from agent import wire
 from agent.hold import Halt, Hold
 from agent.wire import FinishPost
 
@@ -22,7 +23,10 @@ def finish_with(hold: Hold, finish: FinishPost, outcome: Outcome) -> FinishPost 
         return replace(finish, outcome="cancelled", reason="cancelled while its artifacts were uploaded")
     if outcome.stopped and hold.halt is Halt.INTERRUPTED:
         why = hold.ending.reason if hold.ending else "this worker ends"
-        return replace(finish, outcome="interrupted", reason=f"{why}, while its artifacts were uploaded")
+        reason = f"{why}, while its artifacts were uploaded"
+        return replace(
+            finish, outcome="interrupted", reason=reason, result={**finish.result, wire.WORKER_ENDS: True}
+        )
     if outcome.failed and finish.outcome == "succeeded":
         path, why = outcome.failed[0]
         what = f"its artifact {path!r}" if path else "its artifacts"

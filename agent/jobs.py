@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -34,6 +35,11 @@ LEFTOVER_GRACE_S = 2.0
 PREPARED_WITHIN_S = 2 * 3_600.0
 """For what a job is given: its checkpoint restored, its files fetched. Its own time limit counts from its command's start."""
 
+BY_SIGNAL = {128 + number for number in (signal.SIGHUP, signal.SIGINT, signal.SIGKILL, signal.SIGTERM)}
+"""Exit codes of what a machine that is shut down ends, with its agent or a moment before it."""
+ENDING_WITHIN_S, ENDING_WITHIN_OTHER_S = 1.5, 0.25
+"""How long one that died by a signal, or failed in another way, waits to learn that its agent was told to end as well."""
+
 
 class JobKeeper:
     """Runs children for the dispatcher. Safe to use from several threads, one per dispatch."""
@@ -48,8 +54,11 @@ class JobKeeper:
         environ: Mapping[str, str],
         own_env: Mapping[str, str],
         backoff_cap_s: float,
+        ends_now: Callable[[], bool] = lambda: False,
     ) -> None:
+        """ends_now: whether the session is too near its end for what `owed` says; the holds are told of it right after."""
         self._client = client
+        self._ends_now = ends_now
         self._journal = journal
         self._jobs_dir = jobs_dir
         self._workspace = workspace
@@ -125,6 +134,9 @@ class JobKeeper:
         if finish is None:
             shipper.abandon()
             self._shippers.pop(claim.dispatch_id, None)
+        elif kept is not None and finish.outcome == "interrupted" and "artifacts" in finish.result:
+            # Cut short while its files went up: it goes on elsewhere, from what it has done here.
+            kept.last()
         return finish
 
     def _begun(self, hold: Hold, command: Command, kept: Checkpoints | None) -> Run | None:
@@ -136,6 +148,8 @@ class JobKeeper:
         if run is not None:
             log.info("dispatch=%s found running pid=%d", claim.dispatch_id, run.pid)
             return run
+        if claim.kind == "job" and self._ends_now():
+            hold.wake.wait(ENDING_WITHIN_S)
         if hold.halt is not None:
             return None
         runner.clear(folder)
@@ -241,11 +255,16 @@ class JobKeeper:
         deadline_s = began_s + command.timeout_s if command.timeout_s is not None else None
         if (decided := run.decided()) is not None:
             return self._stop(hold, command, run, kept, *decided)
+        if run.was_found and (ended := run.poll()) is not None and ended.exit_code in BY_SIGNAL:
+            reason = f"{ended.reason()} while its agent was away"
+            return self._stop(hold, command, run, kept, "interrupted", reason)
         while True:
             if shipper.stood_down.is_set():
                 hold.supersede()
             ended = run.poll()
             if ended is not None:
+                if _fell_with_agent(hold, ended):
+                    return self._halted(hold, command, run, kept)
                 return self._ended(hold, ended, run)
             if hold.halt is not None:
                 return self._halted(hold, command, run, kept)
@@ -387,6 +406,14 @@ class JobKeeper:
         }
 
 
+def _fell_with_agent(hold: Hold, ended: Ended) -> bool:
+    """Whether its failure is the agent's own end: a machine that is shut down tells both at once, and the job is faster."""
+    if not ended.exit_code or hold.halt not in (None, Halt.INTERRUPTED):
+        return False
+    hold.wake.wait(ENDING_WITHIN_S if ended.exit_code in BY_SIGNAL else ENDING_WITHIN_OTHER_S)
+    return hold.halt is Halt.INTERRUPTED
+
+
 def _array_variables(array: object) -> dict[str, str]:
     """What tells the jobs of an array apart; nothing for a job of none."""
     if not isinstance(array, dict):
@@ -405,9 +432,8 @@ def _not_started(hold: Hold) -> FinishPost | None:
             )
         case Halt.INTERRUPTED:
             reason = hold.ending.reason if hold.ending else "this worker ends"
-            return FinishPost(
-                fence=hold.claim.fence, outcome="interrupted", reason=reason, result=_why_interrupted(hold)
-            )
+            result = {**_why_interrupted(hold), wire.NOT_STARTED: True}
+            return FinishPost(fence=hold.claim.fence, outcome="interrupted", reason=reason, result=result)
         case _:
             return None
 

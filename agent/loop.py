@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -80,6 +81,8 @@ class StatusLoop(threading.Thread):
         self._last_words_s = 0.0
         self._interrogated: set[str] = set()
         self.seen = Seen()
+        self.end_by_hours: float | None = None
+        """When the account's week is used up, in hours of this session's runtime, as the control plane last said."""
 
     def post_now(self) -> None:
         """Somebody wants to know: do not wait for the interval."""
@@ -209,6 +212,7 @@ class StatusLoop(threading.Thread):
         if draining != self._dispatcher.draining:
             log.info("worker=%s draining=%s", self._identity.worker_id, draining)
             self._dispatcher.draining = draining
+        self.end_by_hours = min((h for h in map(_end_by, answer.orders) if h is not None), default=None)
         for order in answer.orders:
             match order.kind:
                 case "stand_down":
@@ -217,7 +221,7 @@ class StatusLoop(threading.Thread):
                     self._dispatcher.cancel(order.id)
                 case "interrogate":
                     self._interrogate(order.id)
-                case "drain" | "saved":
+                case "drain" | "saved" | "end_by":
                     pass
                 case unknown:
                     log.warning(
@@ -231,6 +235,13 @@ class StatusLoop(threading.Thread):
         if order_id not in self._interrogated:
             self._interrogated.add(order_id)
             self._wake.set()
+
+
+def _end_by(order: wire.Order) -> float | None:
+    """The hours that an order to end by then names; None for another order, or one that names none."""
+    if order.kind != "end_by" or not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", order.id):
+        return None
+    return float(order.id)
 
 
 def _now() -> str:

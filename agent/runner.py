@@ -131,6 +131,11 @@ class Run:
         self._ended: Ended | None = None
 
     @property
+    def was_found(self) -> bool:
+        """Whether an earlier agent started it."""
+        return self._child is None
+
+    @property
     def log(self) -> Path:
         return self._folder / "log"
 

@@ -171,9 +171,9 @@ class EndingRequests:
             raise Interrupted
 
 
-def limit_reached(limit_hours: float) -> Ending:
+def limit_reached(limit_hours: float, *, what: str = "the session's limit") -> Ending:
     return Ending(
-        reason=f"the session's limit of {limit_hours:g} h is reached",
+        reason=f"{what} of {limit_hours:g} h is reached",
         exit_code=ENDED_AS_ASKED,
         grace_s=LIMIT_GRACE_S,
         checkpoint_by_s=LIMIT_GRACE_S,

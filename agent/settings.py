@@ -138,12 +138,7 @@ def _health_url(text: str) -> str:
         known = parts.port is None or parts.port > 0
     except ValueError:
         known = False
-    if (
-        not known
-        or parts.scheme not in ("http", "https")
-        or not parts.hostname
-        or not parts.path.endswith("/health")
-    ):
+    if not known or parts.scheme not in ("http", "https") or not parts.hostname or parts.path != "/health":
         raise UsageError(
             f"--health-url {text!r} is not the address of a /health",
             hint="like https://gpu.example.org/health",
@@ -151,7 +146,7 @@ def _health_url(text: str) -> str:
     if parts.username or parts.query or parts.fragment or len(text) > 200:
         raise UsageError(
             "--health-url has a user, a query or a fragment, or is longer than 200 characters",
-            hint="give scheme, host, port and path only",
+            hint="give scheme, host and port, and the path /health",
         )
     return text.strip()
 

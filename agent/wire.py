@@ -81,7 +81,7 @@ KINDS = ("job", "snapshot", "restore", "command")
 OUTCOMES = ("succeeded", "failed", "cancelled", "interrupted")
 """interrupted: the worker stopped before the work ended; a job goes back to the queue, attempt + 1."""
 
-ORDERS = ("drain", "stand_down", "cancel", "interrogate", "saved")
+ORDERS = ("drain", "stand_down", "cancel", "interrogate", "saved", "end_by")
 
 
 STORE_AWAY = "store_away"
@@ -89,6 +89,10 @@ STORE_AWAY = "store_away"
 
 WORKER_ENDS = "worker_ends"
 """In the result of interrupted work: true where the worker itself ends, and takes nothing any more."""
+
+NOT_STARTED = "not_started"
+"""In the result of an interrupted job: true where its command was never started. Where the worker ends as well, the
+attempt does not count."""
 
 DRAINING = "draining"
 """Status of an agent whose session is near its end: it takes no jobs any more and ends those that it has."""
@@ -184,7 +188,9 @@ class StatusPost:
 @dataclass(frozen=True, kw_only=True)
 class Order:
     """A standing order. id: the dispatch for `cancel`, the snapshot for `saved`, otherwise free. It stands until it is no
-    longer sent. saved: that snapshot of this worker's workspace is verified; there is nothing to do (agent/dead_man.py)."""
+    longer sent. saved: that snapshot of this worker's workspace is verified; there is nothing to do (agent/dead_man.py).
+    end_by: the account's week is used up before the session's limit; id: hours of session runtime, as decimals, at which
+    the session must be over. It moves as the account's other sessions come and go."""
 
     kind: str
     id: str = ""

@@ -12,11 +12,13 @@ class CheckpointPost:
     """Asks for the next checkpoint of the job whose attempt this is; the answer is CheckpointAnswer.
 
     request_id: made once for each checkpoint; asked again it is the same one. error: it could not be taken, because.
+    number: grows with every checkpoint of an attempt, so that one that is asked for first and arrives last begins nothing.
     """
 
     fence: int
     request_id: str
     error: str | None = None
+    number: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

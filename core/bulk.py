@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -12,13 +13,20 @@ from django.db.models import Field, Model
 ROWS_PER_STATEMENT = 1_000
 
 
-def update_rows(model: type[Model], rows: Iterable[Mapping[str, Any]], *, match: Sequence[str]) -> int:
+def update_rows(
+    model: type[Model],
+    rows: Iterable[Mapping[str, Any]],
+    *,
+    match: Sequence[str],
+    only: Mapping[str, str | int] | None = None,
+) -> int:
     """Write each row's values into the row of `model` that has the same values in `match`; returns how many were found.
 
     rows: field name -> value, all with the same names; `match` names some of them, the others are written. A row of
-    `model` that no longer matches (another epoch by now, say) is left alone.
+    `model` that no longer matches (another epoch by now, say) is left alone. only: what such a row must hold besides,
+    the same for all, also in columns that are written.
     """
-    return sum(_chunked(model, rows, match, _update))
+    return sum(_chunked(model, rows, match, partial(_update, only=only or {})))
 
 
 def add_rows(model: type[Model], rows: Iterable[Mapping[str, Any]], *, match: Sequence[str]) -> int:
@@ -37,7 +45,13 @@ def _chunked(
         yield write(model, chunk, match)
 
 
-def _update(model: type[Model], rows: list[Mapping[str, Any]], match: Sequence[str]) -> int:
+def _update(
+    model: type[Model],
+    rows: list[Mapping[str, Any]],
+    match: Sequence[str],
+    *,
+    only: Mapping[str, str | int],
+) -> int:
     using = connections[router.db_for_write(model)]
     quote = using.ops.quote_name
     fields = [model._meta.get_field(name) for name in rows[0]]
@@ -51,10 +65,13 @@ def _update(model: type[Model], rows: list[Mapping[str, Any]], match: Sequence[s
     first, other = f"({', '.join(typed)})", f"({', '.join(['%s'] * len(fields))})"
     values = ", ".join([first] + [other] * (len(rows) - 1))
     written = ", ".join(f"{columns[name]} = v.{columns[name]}" for name in columns if name not in match)
-    found = " AND ".join(f"{table}.{columns[name]} = v.{columns[name]}" for name in match)
+    matched = [f"{table}.{columns[name]} = v.{columns[name]}" for name in match]
+    held = [f"{table}.{quote(model._meta.get_field(name).column)} = %s" for name in only]
+    found = " AND ".join([*matched, *held])
     named = f"WITH v ({', '.join(columns.values())}) AS (VALUES {values}) SELECT * FROM v"
     # The CTE stands inside: of a statement that begins with WITH, SQLite's driver does not count the rows.
-    return _run(using, f"UPDATE {table} SET {written} FROM ({named}) AS v WHERE {found}", fields, rows)
+    sql = f"UPDATE {table} SET {written} FROM ({named}) AS v WHERE {found}"
+    return _run(using, sql, fields, rows, *only.values())
 
 
 def _add(model: type[Model], rows: list[Mapping[str, Any]], match: Sequence[str]) -> int:
@@ -78,11 +95,13 @@ def _add(model: type[Model], rows: list[Mapping[str, Any]], match: Sequence[str]
     )
 
 
-def _run(using: Any, sql: str, fields: Sequence[Field[Any, Any]], rows: list[Mapping[str, Any]]) -> int:
+def _run(
+    using: Any, sql: str, fields: Sequence[Field[Any, Any]], rows: list[Mapping[str, Any]], *also: str | int
+) -> int:
     columns = [_prepared(field, [row[field.name] for row in rows], using) for field in fields]
     values = [value for row in zip(*columns, strict=True) for value in row]
     with using.cursor() as cursor:
-        cursor.execute(sql, values)
+        cursor.execute(sql, [*values, *also])
         return cursor.rowcount
 
 

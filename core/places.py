@@ -25,6 +25,11 @@ RULE = re.compile(
 
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
+NOT_PUBLIC = tuple(
+    ipaddress.IPv6Network(text) for text in ("::/96", "64:ff9b:1::/48", "3fff::/20", "5f00::/16")
+)
+"""IPv4-compatible, locally translated, for documentation, segment routing: some Python versions call them global."""
+
 
 class NotAllowed(ValueError):
     """An address that may not be asked; the text says which part of it, and why."""
@@ -152,7 +157,7 @@ def is_public(number: Address) -> bool:
             inner = ipaddress.IPv4Address(int(number) & 0xFFFFFFFF)
         if inner is not None and not is_public(inner):
             return False
-        if number.is_site_local:
+        if number.is_site_local or any(number in network for network in NOT_PUBLIC):
             return False
         if number.ipv4_mapped is not None:
             return True

@@ -20,13 +20,16 @@ def on_samples(sender: Any, samples: list[Sample], now: datetime, **_: Any) -> N
 
 
 def on_dispatch(sender: Any, dispatch: Dispatch, now: datetime, **_: Any) -> None:
-    verdicts.activity_seen(dispatch.worker_id, now=now)
-    _nudge(dispatch.worker)
+    if dispatch.worker.instance_ref:
+        verdicts.activity_seen(dispatch.worker_id, now=now)
+        _nudge(dispatch.worker)
 
 
 def on_worker(sender: Any, worker: Worker, now: datetime, **_: Any) -> None:
-    verdicts.judge_soon(worker.pk, now=now)
-    _nudge(worker)
+    # Workers of the shared pool have no instance, and may come and go by the thousand.
+    if worker.instance_ref:
+        verdicts.judge_soon(worker.pk, now=now)
+        _nudge(worker)
 
 
 def _nudge(worker: Worker) -> None:
@@ -34,8 +37,7 @@ def _nudge(worker: Worker) -> None:
     chain's row and asks for the worker's and the dispatch's, so that taking them here the other way round could lock
     both up."""
     instance_ref = worker.instance_ref
-    if instance_ref:
-        transaction.on_commit(lambda: nudge_instance(instance_ref), robust=True)
+    transaction.on_commit(lambda: nudge_instance(instance_ref), robust=True)
 
 
 def connect() -> None:

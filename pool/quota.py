@@ -23,6 +23,9 @@ from pool.weeks import week_start as week_start
 
 NONE, SESSION, WEEK, MONEY = "none", "session", "week", "money"
 
+OVER_SOON_H = 0.05
+"""So near its end a session is given nothing any more: a usual grace, a first checkpoint, the agent's own margin."""
+
 NEWS_H = 0.1
 TINY = 1e-9
 SHOWN_H = 0.005
@@ -120,7 +123,8 @@ class Reading:
     def why_unsafe(self) -> Reason:
         """The reason not to choose it; only asked of a reading that is not safe."""
         limit = self.limit or 0.0
-        if self.model == WEEK and self.used < limit and self.left_h == 0:
+        left_h = self.left_h
+        if self.model == WEEK and left_h is not None and left_h <= OVER_SOON_H and self.used + left_h < limit:
             return because("session_used_up")
         if self.model == MONEY:
             return because(

@@ -171,7 +171,8 @@ CHECKS: Sequence[Check] = (*READY, _whose, _provider, _memory, _labelled, _long_
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Like workers, counted: of one provider, owner, memory and labels. online: of all workers; safe: of those online.
+    """Like workers, counted: of one provider, owner, memory and labels. switched_off: of all workers, those whose account
+    is not enabled; online: of the others; safe: of those online.
 
     most_left_h: of the safe ones, None where one of them never ends. long_enough: hours -> how many of the safe ones have
     so much left, for the hours that were asked about. free_slots: of the safe ones.
@@ -183,6 +184,7 @@ class Group:
     instance_ref: str
     owner_id: int | None
     workers: int = 0
+    switched_off: int = 0
     online: int = 0
     safe: int = 0
     free_slots: int = 0
@@ -219,6 +221,7 @@ def _group(members: Sequence[Candidate], hours: tuple[float, ...]) -> Group:
         instance_ref=first.instance_ref,
         owner_id=first.owner_id,
         workers=len(members),
+        switched_off=sum(not one.enabled for one in members),
         online=len(online),
         safe=len(safe),
         free_slots=sum(max(0, one.slots - one.taken) for one in safe),
@@ -247,7 +250,11 @@ def why_waiting(groups: Sequence[Group], need: Need) -> Reason:
         return because("no_worker_with_labels", labels=", ".join(missing("", need.labels)))
     online = sum(group.online for group in suited)
     if not online:
-        return because("none_online", workers=sum(group.workers for group in suited))
+        workers = sum(group.workers for group in suited)
+        usable = workers - sum(group.switched_off for group in suited)
+        return (
+            because("none_online", workers=usable) if usable else because("all_switched_off", workers=workers)
+        )
     if not any(group.safe for group in suited):
         return because("all_near_limit", workers=online)
     long_enough = sum(group.left_for(need.expected_hours) for group in suited)

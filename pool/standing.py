@@ -10,10 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-from pool.quota import MONEY, SESSION, WEEK, Limits, Reading, reading, week_end
+from pool.quota import MONEY, OVER_SOON_H, SESSION, WEEK, Limits, Reading, reading, week_end
 
 READ_AGAIN_S = 60.0
 """A standing older than this is read anew, so that changed limits and corrected hours count soon, whoever wrote them."""
+
+LEAD_PART = 0.05
+"""Of a short session: before its end nothing is given, but for no longer than this part of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +77,9 @@ def standing(
         ends_h.append((limits.weekly_limit_h - week_used_h) / pace)
         if read.model == WEEK:
             safe_h.append((limits.safe_percent / 100 * limits.weekly_limit_h - week_used_h) / pace)
-    safe_until = _after(read_at, [*safe_h, *ends_h]) if read.safe else read_at
+    # A job that is given in its last moments would be ended before it has done anything.
+    last_h = [h - lead_h(limits) for h in ends_h]
+    safe_until = _after(read_at, [*safe_h, *last_h]) if read.safe else read_at
     return Standing(
         reading=read,
         used_percent=read.percent,
@@ -82,6 +87,13 @@ def standing(
         ends_at=_after(read_at, ends_h),
         renews_at=_renews_at(limits, read, now),
     )
+
+
+def lead_h(limits: Limits) -> float:
+    """How long before the end of its session a worker is given nothing any more: about when its agent begins to end things."""
+    if limits.session_shutdown_h is None:
+        return 0.0
+    return min(OVER_SOON_H, LEAD_PART * limits.session_shutdown_h)
 
 
 def _after(read_at: datetime, hours: list[float]) -> datetime | None:

@@ -215,6 +215,7 @@ class CheckpointSerializer(serializers.Serializer):
 
     fence = fence()
     request_id = serializers.RegexField(r"^[A-Za-z0-9_-]{1,32}$")
+    number = serializers.IntegerField(min_value=0, max_value=2**53, required=False, allow_null=True)
     error = words(max_length=2_000)
 
     def message(self) -> wire.CheckpointPost:

@@ -30,6 +30,7 @@ IN_VAIN = (
     "no_worker_with_memory",
     "no_worker_with_labels",
     "none_online",
+    "all_switched_off",
     "all_near_limit",
     "none_long_enough",
     "instance_unknown",

@@ -35,6 +35,8 @@ def job_cancel(job: Job, *, by: str = "", now: datetime | None = None) -> Job:
                 break
         else:
             break
+    else:
+        raise TransitionRefused(f"job {job.pk} moves too fast to be cancelled", hint="cancel it again")
     job.refresh_from_db()
     if job.state in Job.TABLE.final and job.state != JobState.CANCELLED:
         raise TransitionRefused(
@@ -74,9 +76,14 @@ def array_cancel(array: JobArray, *, by: str = "", now: datetime | None = None) 
 
 def _cancel(job: Job, *, by: str, now: datetime) -> None:
     reason = because("job_cancelled", by=by or "its owner")
-    held = job.attempts.filter(state__in=OPEN).values_list("pk", flat=True).first()
-    # The dispatch first, then the job: the order in which everybody locks them.
-    dispatch = dispatch_locked(held) if held else None
+    while True:
+        job.refresh_from_db()
+        held = job.attempts.filter(state__in=OPEN).values_list("pk", flat=True).first()
+        # The dispatch first, then the job: the order in which everybody locks them.
+        dispatch = dispatch_locked(held) if held else None
+        if dispatch is None or dispatch.state in OPEN:
+            break
+        # It ended while its lock was waited for: its job has moved on, and may have another one by now.
     if dispatch is None:
         if job.state not in Job.TABLE.final:
             advance(job, JobState.CANCELLED, reason=reason, by=by, now=now, ended_at=now)

@@ -31,14 +31,16 @@ def checkpoint_begin(
 ) -> Snapshot:
     """The job's next generation, to be taken by this attempt's worker. The same request again finds the same one.
 
-    An earlier one of this attempt that was not committed has failed by that. With post.error the one of that request is
+    An earlier one of this attempt that was not committed has failed by that; one that arrives after a later one, by their
+    numbers, is refused with Invalid and changes nothing. With post.error the one of that request is
     given up instead, with the reason. Raises NotFound, StandDown once the attempt is over, Invalid where the job keeps none.
     """
     now = now or timezone.now()
     with transaction.atomic():
         row = _of_keeping_job(identity, dispatch_id, fence=post.fence)
-        key = f"{row.pk}:{post.request_id}"
+        key = _key(row, post)
         if post.error is None:
+            _refuse_late(row, post, key=key)
             taking_fail(row, error="the agent has begun another one", now=now, but=key)
         snapshot = snapshot_begin(
             owner=row.job.owner,
@@ -82,6 +84,23 @@ def checkpoint_restore(
         retry_after_s=CHECK_AGAIN_S,
         hint="ask again",
     )
+
+
+def _key(row: Dispatch, post: wire.CheckpointPost) -> str:
+    number = "" if post.number is None else f"{post.number}:"
+    return f"{row.pk}:{number}{post.request_id}"
+
+
+def _refuse_late(row: Dispatch, post: wire.CheckpointPost, *, key: str) -> None:
+    """The newest generation of an attempt has the largest number that was let through. The same request again is not late."""
+    begun = Snapshot.objects.filter(workspace_ref=row.job_id, epoch=row.number).order_by("-generation")
+    newest = begun.values_list("key", flat=True).first()
+    if newest is None or newest == key or post.number is None:
+        return
+    _, _, rest = newest.partition(f"{row.pk}:")
+    number = rest.partition(":")[0] if ":" in rest else ""
+    if number.isdigit() and int(number) > post.number:
+        raise Invalid("a later checkpoint has been begun", hint="leave this one")
 
 
 def _of_keeping_job(identity: AgentIdentity, dispatch_id: str, *, fence: int) -> Dispatch:

@@ -11,8 +11,9 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
-from django.db.models import Exists, OuterRef
+from django.db.models import Exists, OuterRef, QuerySet
 
+from agent import wire
 from core.chains import chain_active, chain_start
 from core.reasons import because
 from core.ticks import step_each
@@ -102,12 +103,20 @@ def taking_fail(dispatch: Dispatch, *, error: str, now: datetime, but: str = "")
         snapshot_fail(row, error=error, now=now)
 
 
+def attempts_counted(attempts: QuerySet[Dispatch]) -> QuerySet[Dispatch]:
+    """Those that a worker had begun and not ended by themselves. One whose worker's session ended before its command was
+    started brought the job nowhere, and that was not the job's doing."""
+    ends = {f"result__{wire.WORKER_ENDS}": True, f"result__{wire.NOT_STARTED}": True}
+    begun = attempts.filter(claimed_at__isnull=False).exclude(state=DispatchState.FAILED)
+    return begun.exclude(pk__in=attempts.filter(state=DispatchState.INTERRUPTED, **ends).values("pk"))
+
+
 def attempts_fruitless(job: Job) -> int:
     """Attempts that were begun since the last one that left a checkpoint; all that were begun, where there is none.
 
     A job that gets on may take any number of sessions. Only attempts that brought it nowhere use it up.
     """
-    begun = job.attempts.filter(claimed_at__isnull=False).exclude(state=DispatchState.FAILED)
+    begun = attempts_counted(job.attempts.all())
     if job.checkpoint_every_s is not None:
         newest = checkpoint_newest(job.pk)
         begun = begun.filter(number__gt=newest.epoch if newest is not None else 0)

@@ -25,10 +25,10 @@ from core.http_guarded import GuardedHttp
 from core.places import NotAllowed, Reach
 from core.reasons import Reason, because
 from core.ticks import step_each
+from pool.growth import overdue_s
 from pool.health_answer import BadAnswer, answer_of, answer_read
 from pool.models import Interrogation, Worker
 from pool.services.publish import orders_publish
-from pool.services.workers import overdue_at
 from pool.states import LISTENING, WorkerState
 
 log = logging.getLogger(__name__)
@@ -53,6 +53,8 @@ URLS_AT_ONCE = 32
 THREADS = 16
 URL_S = 4.0
 """One run asks so many URLs, so many of them at the same time, each for this long: eight seconds at the worst."""
+
+HEALTH_PATH = "/health"
 
 ANSWER_LIMIT_BYTES = 16 * 1024
 
@@ -109,7 +111,9 @@ def may_be_asked(url: str) -> str | None:
     except NotAllowed as refused:
         return str(refused)
     # An agent chooses the URL: it may name a place that is allowed, not what is asked there.
-    return None if target.path.endswith("/health") else "a health URL ends with /health"
+    if target.path != HEALTH_PATH or any(mark in url for mark in "?#"):
+        return f"the path of a health URL is {HEALTH_PATH} and nothing else"
+    return None
 
 
 def _reach() -> Reach:
@@ -131,19 +135,24 @@ def interrogations_tick(*, now: datetime) -> int:
 
 def late(*, now: datetime) -> list[Worker]:
     """Workers whose posts are overdue and that were not asked within ASK_AGAIN, those that were never asked first."""
-    silent = Q(state__in=(WorkerState.SUSPECT, WorkerState.DRAINING), due_at__isnull=False)
-    rows = Worker.objects.filter(silent | Q(state=WorkerState.LOST, state_since__gt=now - LOST_ASKED))
-    rows = rows.exclude(interrogation__asked_at__gt=now - ASK_AGAIN)
-    rows = rows.order_by(F("interrogation__asked_at").asc(nulls_first=True), "pk")
-    return [worker for worker in rows[: 5 * AT_ONCE] if _is_overdue(worker, now)][:AT_ONCE]
-
-
-def _is_overdue(worker: Worker, now: datetime) -> bool:
-    """A draining worker keeps that state while its posts are missing."""
-    seen_at = worker.last_seen_at or worker.state_since
-    return worker.state != WorkerState.DRAINING or now > overdue_at(
-        seen_at, check_interval_s=worker.check_interval_s
+    rows = Worker.objects.filter(
+        Q(state=WorkerState.SUSPECT, due_at__isnull=False)
+        | Q(state=WorkerState.LOST, state_since__gt=now - LOST_ASKED)
+        | _draining_late(now)
     )
+    rows = rows.exclude(interrogation__asked_at__gt=now - ASK_AGAIN)
+    return list(rows.order_by(F("interrogation__asked_at").asc(nulls_first=True), "pk")[:AT_ONCE])
+
+
+def _draining_late(now: datetime) -> Q:
+    """A draining worker keeps that state while its posts are missing: one term for each interval in use."""
+    draining = Worker.objects.filter(state=WorkerState.DRAINING, due_at__isnull=False).order_by()
+    found = Q(pk__in=[])
+    for interval_s in draining.values_list("check_interval_s", flat=True).distinct():
+        before = now - timedelta(seconds=overdue_s(interval_s, missing=1))
+        silent = Q(last_seen_at__lt=before) | Q(last_seen_at=None, state_since__lt=before)
+        found |= Q(state=WorkerState.DRAINING, due_at__isnull=False, check_interval_s=interval_s) & silent
+    return found
 
 
 def _ask(worker: Worker, *, now: datetime) -> None:

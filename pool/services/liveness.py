@@ -8,6 +8,7 @@ is stored.
 from __future__ import annotations
 
 import logging
+import time
 from datetime import datetime, timedelta
 
 import redis
@@ -21,10 +22,10 @@ from core.errors import TransitionRefused
 from core.models import TickRun
 from core.reasons import because
 from core.ticks import GAP_S, step_each, tick
-from core.transitions import advance
 from gateway import keys
 from pool.models import Dispatch, Worker
 from pool.services.dispatches import dispatch_withdraw, lease_s
+from pool.services.losing import workers_silent
 from pool.services.publish import publish_all
 from pool.services.workers import overdue_at, worker_lost, worker_offline
 from pool.states import LISTENING, OPEN, DispatchState, WorkerState
@@ -39,6 +40,15 @@ GATEWAY = "gateway"
 AT_ONCE = 500
 """Rows of one kind in one run: the next run is seconds away."""
 
+DRAIN_AGAIN = timedelta(minutes=10)
+"""A drain that is past its time, of a worker that still finishes something, is looked at again after this."""
+
+SILENT_AT_ONCE, SILENT_IN_ALL = 1_000, 20_000
+"""Silent workers in one transaction, and in one run: a network that fails takes thousands with it at the same moment."""
+
+SILENT_FOR_S = 8.0
+"""A run that lasted longer than core.ticks.GAP_S would count as our own absence, and everybody would be waited for anew."""
+
 RING_AGAIN_S = 5.0
 """A bell is rung again after this, then after twice as long, and so on: a list of rings is no place to wait."""
 
@@ -49,7 +59,7 @@ def workers_check(*, now: datetime | None = None) -> int:
     with tick(TICK, now=now) as running_since:
         resumed_at = _listening_since(running_since, now=now)
         _forgive(now=now, resumed_at=resumed_at)
-        moved = step_each(lambda pk: _silent(pk, now=now, resumed_at=resumed_at), _overdue(now))
+        moved = _silent(now=now, resumed_at=resumed_at)
         moved += step_each(lambda row: _lease_over(row, now=now, resumed_at=resumed_at), _leases(now))
         moved += step_each(lambda row: _orphan(row, now=now), _orphans())
         moved += step_each(
@@ -88,7 +98,7 @@ def _stored_lately(intake: TickRun, *, now: datetime) -> bool:
 
 def _overdue(now: datetime) -> list[str]:
     due = Worker.objects.filter(state__in=LISTENING, due_at__lt=now).order_by("due_at")
-    return list(due.values_list("pk", flat=True)[:AT_ONCE])
+    return list(due.values_list("pk", flat=True)[:SILENT_IN_ALL])
 
 
 def _forgive(*, now: datetime, resumed_at: datetime) -> None:
@@ -100,33 +110,21 @@ def _forgive(*, now: datetime, resumed_at: datetime) -> None:
             waiting.filter(check_interval_s=interval_s).update(due_at=anew)
 
 
-def _silent(worker_id: str, *, now: datetime, resumed_at: datetime) -> None:
-    with transaction.atomic():
-        worker = (
-            Worker.objects.select_for_update()
-            .filter(pk=worker_id, state__in=LISTENING, due_at__lt=now)
-            .first()
-        )
-        if worker is None:
-            return
-        seen_at = max(worker.last_seen_at or worker.state_since, resumed_at)
-        interval_s = worker.check_interval_s
-        reason = because(
-            "posts_missing",
-            silent_s=(now - (worker.last_seen_at or worker.state_since)).total_seconds(),
-            interval_s=interval_s,
-        )
-        suspect_at = overdue_at(seen_at, check_interval_s=interval_s, missing=1)
-        lost_at = overdue_at(seen_at, check_interval_s=interval_s, missing=2)
-        if now < suspect_at:
-            Worker.objects.filter(pk=worker.pk).update(due_at=suspect_at)
-            return
-        if worker.state == WorkerState.ONLINE:
-            advance(worker, WorkerState.SUSPECT, reason=reason, now=now, due_at=lost_at)
-        if now < lost_at:
-            Worker.objects.filter(pk=worker.pk).update(due_at=lost_at)
-            return
-        worker_lost(worker, reason=reason, now=now)
+def _silent(*, now: datetime, resumed_at: datetime) -> int:
+    """All whose posts are overdue, some thousand in a transaction; one of them that raises holds up no other."""
+    moved = 0
+    due = _overdue(now)
+    until_s = time.monotonic() + SILENT_FOR_S
+    for start in range(0, len(due), SILENT_AT_ONCE):
+        if start and time.monotonic() >= until_s:
+            break
+        ids = due[start : start + SILENT_AT_ONCE]
+        try:
+            moved += workers_silent(ids, now=now, resumed_at=resumed_at)
+        except Exception:
+            log.exception("of %d silent workers one cannot be moved: one by one", len(ids))
+            moved += step_each(lambda pk: workers_silent([pk], now=now, resumed_at=resumed_at), ids)
+    return moved
 
 
 # -- dispatches -------------------------------------------------------------------------------------
@@ -198,6 +196,10 @@ def _too_long(row: Worker | Dispatch, *, now: datetime) -> None:
         elif limit.then == WorkerState.LOST:
             reason = because("time_limit", state=row.state, minutes=limit.minutes)
             worker_lost(row, reason=reason, now=now)
+        elif row.dispatches.filter(epoch=row.epoch, state=DispatchState.CLAIMED).exists():
+            # What it has begun, it finishes: whether it still does, its posts and leases say.
+            same = Worker.objects.filter(pk=row.pk, epoch=row.epoch, state=row.state)
+            same.update(state_deadline=now + DRAIN_AGAIN)
         else:
             worker_offline(row, reason=because("drain_over", minutes=limit.minutes), now=now)
     except TransitionRefused as refused:

@@ -21,7 +21,7 @@ from agent import wire
 from core import broker
 from core.doorbell import ring_worker
 from gateway import keys
-from pool.models import HAUNTING, Dispatch, Interrogation, Worker
+from pool.models import HAUNTING, Dispatch, Interrogation, Session, Worker
 from pool.services import direct_redis
 from pool.states import LISTENING, DispatchState, WorkerState
 
@@ -39,6 +39,9 @@ PUBLISHED_S = 60
 
 CHUNK = 1_000
 
+WEEK_FIRST_H = 0.01
+"""By so much a week must end before the session's limit does, for its agent to be told."""
+
 
 def gate_publish(worker: Worker) -> None:
     """Write the worker's gate entry after the commit. The parked poll of one that lost its say ends at once."""
@@ -46,18 +49,22 @@ def gate_publish(worker: Worker) -> None:
     transaction.on_commit(lambda: _gate_write(worker_id), robust=True)
 
 
-def orders_publish(worker_ids: Iterable[str]) -> None:
-    """Write these workers' standing orders after the commit, and have those whose orders changed ask for them."""
+def orders_publish(worker_ids: Iterable[str], *, ring: bool = True) -> None:
+    """Write these workers' standing orders after the commit, and have those whose orders changed ask for them.
+
+    ring False: their next posts are soon enough. What a post itself changes is no reason for another.
+    """
     ids = sorted(set(worker_ids))
     if ids:
-        transaction.on_commit(lambda: _orders_changed(ids), robust=True)
+        transaction.on_commit(lambda: _orders_changed(ids, ring=ring), robust=True)
 
 
 def orders_of(worker_ids: Collection[str] | None = None) -> dict[str, list[wire.Order]]:
     """What stands ordered for these workers (for all: None), from the rows; workers without orders are left out.
 
     drain: the worker drains. saved: a snapshot of its workspace is verified. cancel: a dispatch that somebody cancelled,
-    or that was taken back while it ran. interrogate: a question by doorbell that its next post answers.
+    or that was taken back while it ran. interrogate: a question by doorbell that its next post answers. end_by: its
+    account's week is used up before its session's limit.
     """
     orders: dict[str, list[wire.Order]] = {}
     workers = Worker.objects.filter(state=WorkerState.DRAINING)
@@ -83,7 +90,35 @@ def orders_of(worker_ids: Collection[str] | None = None) -> dict[str, list[wire.
             orders.setdefault(worker_id, []).append(wire.Order(kind="cancel", id=dispatch_id))
     for question in questions:
         orders.setdefault(question.worker_id, []).append(wire.Order(kind="interrogate", id=question.order_id))
+    for worker_id, end_h in _week_ends(worker_ids):
+        orders.setdefault(worker_id, []).append(wire.Order(kind="end_by", id=f"{end_h:.3f}"))
     return orders
+
+
+def _week_ends(worker_ids: Collection[str] | None) -> Iterable[tuple[str, float]]:
+    """Workers whose account's week ends their session, with the hours of its runtime at which it does."""
+    sessions = Session.objects.filter(
+        epoch=F("worker__epoch"),
+        worker__state__in=LISTENING,
+        worker__ends_at__isnull=False,
+        worker__account__weekly_limit_h__isnull=False,
+        worker__account__session_shutdown_h__isnull=False,
+    )
+    if worker_ids is not None:
+        sessions = sessions.filter(worker__in=worker_ids)
+    columns = ("worker_id", "worker__ends_at", "worker__account__session_shutdown_h", "runtime_s", "started_at",
+               "last_post_at")  # fmt: skip
+    for (
+        worker_id,
+        ends_at,
+        shutdown_h,
+        runtime_s,
+        started_at,
+        last_post_at,
+    ) in sessions.order_by().values_list(*columns):
+        end_h = (runtime_s + (ends_at - (last_post_at or started_at)).total_seconds()) / 3600
+        if end_h < shutdown_h - WEEK_FIRST_H:
+            yield worker_id, max(0.0, end_h)
 
 
 def publish_all(*, now: datetime) -> bool:
@@ -135,7 +170,7 @@ def _gate_write(worker_id: str) -> None:
         direct_redis.withdraw(worker_id)
 
 
-def _orders_changed(worker_ids: list[str]) -> None:
+def _orders_changed(worker_ids: list[str], *, ring: bool) -> None:
     changed: list[str] = []
     try:
         client = broker.client()
@@ -146,7 +181,7 @@ def _orders_changed(worker_ids: list[str]) -> None:
     except redis.RedisError as error:
         log.warning("broker away, orders of %d workers wait for the next tick: %s", len(worker_ids), error)
         return
-    for worker_id in changed:
+    for worker_id in changed if ring else ():
         ring_worker(worker_id, wire.RING_STATUS)
 
 

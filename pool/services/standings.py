@@ -15,12 +15,15 @@ from django.db.models import Count, F, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 
 from core.bulk import update_rows
-from pool.models import HAUNTING, Dispatch, Worker
+from pool.models import HAUNTING, Account, Dispatch, Worker
+from pool.services.publish import orders_publish
 from pool.standing import Standing, standing
 from pool.states import LISTENING, OPEN, DispatchState, WorkerState
 from pool.usage import figures, workers_lean
 
 AT_ONCE = 2_000
+
+TELL_S = 15.0
 
 COLUMNS = ("used_percent", "safe_until", "ends_at", "renews_at")
 
@@ -34,14 +37,17 @@ def standings_write(workers: Iterable[Worker], *, now: datetime) -> dict[str, St
     """
     rows = list(workers)
     standings = _standings(rows, now=now)
-    changed = []
+    changed, told = [], []
     for worker in rows:
         columns = _columns(standings[worker.pk])
+        if _of_week(worker.account) and _moved(worker.ends_at, columns["ends_at"]):
+            told.append(worker.pk)
         if any(getattr(worker, name) != value for name, value in columns.items()):
             for name, value in columns.items():
                 setattr(worker, name, value)
             changed.append({"id": worker.pk, "epoch": worker.epoch, **columns})
     update_rows(Worker, changed, match=("id", "epoch"))
+    orders_publish(told, ring=False)
     return {key: one for key, one in standings.items() if one.renews_at is not None}
 
 
@@ -129,6 +135,18 @@ def _running(accounts: set[str]) -> dict[str, int]:
         return {}
     there = Worker.objects.filter(account__in=accounts, state__in=LISTENING).order_by()
     return dict(there.values_list("account_id").annotate(number=Count("pk")))
+
+
+def _of_week(account: Account) -> bool:
+    """Whether its agents end their sessions before its week does."""
+    return account.weekly_limit_h is not None and account.session_shutdown_h is not None
+
+
+def _moved(before: datetime | None, after: datetime | None) -> bool:
+    """Whether its agent should know now; what moves by less goes out with the publication of everything."""
+    if before is None or after is None:
+        return before is not after
+    return abs((after - before).total_seconds()) > TELL_S
 
 
 def _columns(one: Standing) -> dict[str, Any]:

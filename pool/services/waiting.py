@@ -99,6 +99,7 @@ def groups_read(*, hours: Iterable[float], now: datetime) -> list[Group]:
         .values("account__kind", "gpu_mem_bytes", "labels", "owner_id")
         .annotate(
             workers=Count("pk"),
+            switched_off=Count("pk", filter=Q(account__enabled=False)),
             online=Count("pk", filter=online),
             safe=Count("pk", filter=safe),
             free_slots=Sum(F("slots") - F("taken"), filter=safe & Q(taken__lt=F("slots"))),
@@ -115,6 +116,7 @@ def groups_read(*, hours: Iterable[float], now: datetime) -> list[Group]:
             instance_ref="",
             owner_id=row["owner_id"],
             workers=row["workers"],
+            switched_off=row["switched_off"],
             online=row["online"],
             safe=row["safe"],
             free_slots=row["free_slots"] or 0,

@@ -163,8 +163,8 @@ def worker_heard(worker: Worker, *, now: datetime) -> bool:
     with transaction.atomic():
         back = WorkerState.DRAINING if draining else WorkerState.ONLINE
         advance(worker, back, reason=because("drain_stands" if draining else "worker_posted"), now=now)
-        if draining:
-            orders_publish([worker.pk])
+        if draining or worker.ends_at is not None:
+            orders_publish([worker.pk], ring=draining)
         signals.worker_online.send(sender=Worker, worker=worker, now=now)
         dispatcher_ring()
     return True

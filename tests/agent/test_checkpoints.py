@@ -5,15 +5,24 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agent import processes, wire
+from agent.checkpoints import Checkpoints
+from agent.client import Client, Http
+from agent.folder_size import size_of
+from agent.hold import Hold
+from agent.identity import Keyring
+from agent.session import Ending
 from tests.agent.checkpoint_server import CheckpointServer
 from tests.agent.conftest import AgentProcess, eventually
 from tests.agent.control_plane import ControlPlane, Dispatch
+from tests.agent.job_store import JobStore
 
 KEPT = {"every_s": 3600}
 SAVE = (
@@ -229,3 +238,85 @@ def test_words_about_checkpoints_that_mean_nothing_here_are_refused(
     job = run(plane, "echo ran", checkpoint={"every_s": "often"})
     plane.wait(lambda: job.finish)
     assert job.finish and job.finish["outcome"] == "failed" and "every_s in seconds" in job.finish["reason"]
+
+
+def unserved(folder: Path, *, ending: Ending | None = None) -> Checkpoints:
+    """Of a job whose checkpoints are an hour apart: nobody is asked for one."""
+    claim = wire.Claimed(dispatch_id="d_1", kind="job", fence=1, lease_s=60, work={"checkpoint": KEPT})
+    client = Client(Http("http://127.0.0.1:1"), Keyring.__new__(Keyring))
+    hold = Hold(claim)
+    if ending is not None:
+        hold.end(ending)
+    return Checkpoints(client=client, hold=hold, folder=folder, backoff_cap_s=1.0)
+
+
+def test_one_that_hangs_leaves_the_last_one_most_of_the_time_that_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = threading.Event()
+    monkeypatch.setattr("agent.checkpoints.size_of", lambda *_, **__: go.wait(10))
+    ending = Ending(reason="told to end", exit_code=0, grace_s=4, report_s=4, checkpoint_by_s=2)
+    kept = unserved(tmp_path, ending=ending)
+    kept.watch()
+    began_s = time.monotonic()
+    kept.end()
+    assert time.monotonic() - began_s < 1.0
+    go.set()
+
+
+def test_before_the_first_one_its_time_is_taken_from_what_lies_in_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "work" / "deep").mkdir(parents=True)
+    with open(tmp_path / "work" / "deep" / "model", "wb") as file:
+        file.truncate(20 * 1024**3)
+    kept = unserved(tmp_path)
+    assert kept.expected_s == 60
+    kept.watch()
+    eventually(lambda: kept.expected_s > 2_500)
+    kept.end()
+
+
+@pytest.mark.parametrize(
+    ("said", "expected_s"),
+    [('{"seconds": 200}', 301), ('{"seconds": "long"}', 60), ("{", 60), ('{"seconds": 1e300}', 60)],
+)
+def test_an_agent_that_is_started_anew_knows_how_long_the_last_one_took(
+    tmp_path: Path, said: str, expected_s: float
+) -> None:
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "last").write_text(said)
+    assert unserved(tmp_path).expected_s == expected_s
+
+
+def test_what_was_restored_and_has_not_changed_needs_no_time(tmp_path: Path) -> None:
+    (tmp_path / "old").write_bytes(b"x" * 1000)
+    time.sleep(0.02)
+    since_ns = time.time_ns()
+    time.sleep(0.02)
+    (tmp_path / "new").write_bytes(b"x" * 10)
+    (tmp_path / "loop").symlink_to(tmp_path)
+    found = size_of(tmp_path, since_ns=since_ns, within_s=5, stopped=lambda: False)
+    assert found.files == 2 and found.size_bytes < 500
+    assert size_of(tmp_path, since_ns=0, within_s=0, stopped=lambda: False).files == 0
+
+
+def test_a_job_that_is_cut_short_while_its_artifacts_go_up_is_kept_and_goes_on_elsewhere(
+    plane: ControlPlane, agent: AgentProcess, tmp_path: Path
+) -> None:
+    store = JobStore(plane, tmp_path / "store")
+    of_store = plane.extra, plane.raw
+    server = CheckpointServer(plane, tmp_path / "objects")
+    of_server = plane.extra, plane.raw
+    assert all(of_store) and all(of_server)
+    plane.extra = lambda *asked: of_server[0](*asked) or of_store[0](*asked)  # type: ignore[misc]
+    plane.raw = lambda handler: (of_store if "/objects/j/" in handler.path else of_server)[1](handler)  # type: ignore[misc]
+    agent.enrolled().start()
+    job = run(plane, "echo 1 > counter; echo 2 > a", artifacts=store.keep("d_1", "a"), grace_s=0.2)
+    store.delay_s = 20.0
+    eventually(lambda: "outcome=succeeded" in agent.log())
+    eventually(lambda: plane.count("d_1/objects"))
+    assert agent.process is not None
+    agent.process.send_signal(signal.SIGTERM)
+    assert agent.wait() == 0
+    assert job.finish and job.finish["outcome"] == "interrupted", agent.log()
+    assert job.finish["result"][wire.WORKER_ENDS] is True
+    assert (server.holds(1, tmp_path / "g1") / "counter").read_text() == "1\n"

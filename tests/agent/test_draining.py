@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.draining import MARGIN_S, Owed, lead_s, near_end
+from agent.draining import MARGIN_S, Owed, first_checkpoint_s, lead_s, near_end
 
 HOUR_S = 3600.0
 
@@ -31,6 +31,12 @@ def test_work_that_would_need_most_of_a_session_gets_a_quarter() -> None:
     ending = near_end(owed, runtime_s=31, limit_s=40)
     assert ending is not None
     assert ending.grace_s + 0.6 * ending.checkpoint_by_s <= ending.checkpoint_by_s + 1e-9 < 9
+
+
+def test_a_first_checkpoint_of_much_is_thought_to_take_long() -> None:
+    assert first_checkpoint_s(files=10, size_bytes=100_000_000) == 60
+    assert first_checkpoint_s(files=10, size_bytes=20 * 1024**3) > 2_500
+    assert first_checkpoint_s(files=500_000, size_bytes=0) == 1_000
 
 
 @given(

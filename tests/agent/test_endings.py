@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import os
 import signal
 import time
 
@@ -40,6 +42,49 @@ def test_a_signal_ends_everything_within_ten_seconds_and_reports_interrupted(
     assert not (agent.state_dir / "health.port").exists()
 
 
+@pytest.mark.parametrize(
+    "command", ["echo up; sleep 600", "trap 'exit 1' TERM; echo up; while :; do sleep 0.01; done"]
+)
+def test_a_job_that_the_machines_shutdown_ends_before_its_agent_is_interrupted_not_failed(
+    plane: ControlPlane, agent: AgentProcess, command: str
+) -> None:
+    agent.enrolled().start()
+    job = plane.dispatch("d_1", command=["/bin/sh", "-c", command])
+    plane.wait(lambda: b"up" in job.log)
+    assert agent.process is not None
+    os.killpg(int((agent.run_folder("d_1") / "pid").read_text()), signal.SIGTERM)
+    agent.process.send_signal(signal.SIGTERM)
+    assert agent.wait() == 0
+    assert job.finish and job.finish["outcome"] == "interrupted"
+    assert job.finish["reason"] == "told to end by SIGTERM"
+    assert job.finish["result"] == {wire.WORKER_ENDS: True}
+
+
+def test_a_job_that_was_killed_while_its_agent_was_away_is_interrupted_not_failed(
+    plane: ControlPlane, agent: AgentProcess
+) -> None:
+    """The power went: the machine told the job to end, and took its agent before that could say anything."""
+    agent.enrolled().start()
+    job = plane.dispatch("d_1", command=["/bin/sh", "-c", "echo up; sleep 600"])
+    plane.wait(lambda: b"up" in job.log)
+    agent.kill()
+    os.killpg(int((agent.run_folder("d_1") / "pid").read_text()), signal.SIGTERM)
+    eventually(lambda: (agent.run_folder("d_1") / "exit").exists())
+    agent.start()
+    plane.wait(lambda: job.finish)
+    assert job.finish and job.finish["outcome"] == "interrupted"
+    assert job.finish["reason"] == "killed by SIGTERM while its agent was away"
+
+
+def test_a_job_that_somebody_kills_while_its_agent_goes_on_has_failed(
+    plane: ControlPlane, agent: AgentProcess
+) -> None:
+    agent.enrolled().start()
+    job = plane.dispatch("d_1", command=["/bin/sh", "-c", "kill -KILL $$"])
+    plane.wait(lambda: job.finish)
+    assert job.finish and (job.finish["outcome"], job.finish["exit_code"]) == ("failed", 137)
+
+
 def test_a_signal_while_it_only_waits_ends_it_at_once(plane: ControlPlane, agent: AgentProcess) -> None:
     agent.enrolled().start()
     plane.wait(lambda: plane.parked)
@@ -76,6 +121,57 @@ def test_it_says_no_goodbye_while_it_owes_a_report(plane: ControlPlane, agent: A
     agent.start()
     plane.wait(lambda: job.finish)
     assert job.finish and job.finish["outcome"] == "succeeded"
+
+
+@pytest.mark.parametrize("provider", ["colab", "kaggle"])
+def test_a_machine_that_is_given_back_says_goodbye_although_it_owes_a_report(
+    plane: ControlPlane, agent: AgentProcess, provider: str
+) -> None:
+    agent.enrolled().start("--provider", provider)
+    job = plane.dispatch("d_1", command=["true"])
+    plane.fault("/finish$", (503, {}), times=10_000)
+    plane.wait(lambda: plane.count("/finish$"))
+    assert agent.process is not None
+    agent.process.send_signal(signal.SIGTERM)
+    tried = plane.count("/finish$")
+    assert agent.wait() == 0
+    assert plane.count("/finish$") > tried, "the report is tried until then"
+    assert plane.statuses[-1]["status"] == wire.ENDED and not job.finish
+
+
+def test_a_job_that_comes_too_late_for_its_own_end_is_given_back_and_never_started(
+    plane: ControlPlane, agent: AgentProcess
+) -> None:
+    plane.settings = {"max_session_hours": 1.0}
+    began = datetime.datetime.now(datetime.UTC) - datetime.timedelta(minutes=50)
+    agent.enrolled().start("--session-started", began.isoformat())
+    started = agent.state_dir.with_name("started")
+    job = plane.dispatch("d_1", script=f"touch {started}", grace_s=700)
+    plane.wait(lambda: job.finish)
+    assert job.finish and job.finish["outcome"] == "interrupted"
+    assert job.finish["result"] == {wire.WORKER_ENDS: True, wire.NOT_STARTED: True}
+    assert agent.wait() == 0 and not started.exists()
+
+
+def test_when_the_accounts_week_is_used_up_it_ends_by_itself_before_its_session_would(
+    plane: ControlPlane, agent: AgentProcess
+) -> None:
+    plane.settings = {"max_session_hours": 8.5}
+    plane.orders = [{"kind": "end_by", "id": "1.5"}, {"kind": "end_by", "id": "soon"}]
+    agent.enrolled().start()
+    script = "trap 'echo saving; sleep 0.5; echo saved; exit 0' TERM\necho up\nwhile :; do sleep 0.05; done"
+    job = plane.dispatch("d_1", script=script, grace_s=30)
+    plane.wait(lambda: b"up" in job.log)
+    assert not job.finish
+    plane.orders = [
+        {"kind": "end_by", "id": "0.000100"}
+    ]  # the provider itself says that nothing is left of it
+    plane.ring(wire.RING_STATUS)
+    plane.wait(lambda: job.finish)
+    assert agent.wait() == 0
+    assert b"saved" in job.log
+    assert job.finish and job.finish["outcome"] == "interrupted" and "week" in job.finish["reason"]
+    assert plane.statuses[-1]["status"] == wire.ENDED
 
 
 def test_a_signal_while_it_cannot_enrol_ends_it_at_once(plane: ControlPlane, agent: AgentProcess) -> None:

@@ -77,7 +77,8 @@ def test_a_rule_that_means_nothing_is_refused(rule: str) -> None:
     "number",
     ["127.0.0.1", "10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1",
      "255.255.255.255", "::1", "::", "fd00::1", "fe80::1", "fec0::1", "ff02::1", "::ffff:127.0.0.1",
-     "::ffff:169.254.169.254", "64:ff9b::a00:1", "2002:7f00:1::", "192.0.2.1", "198.18.0.1"],
+     "::ffff:169.254.169.254", "64:ff9b::a00:1", "64:ff9b:1::a00:1", "64:ff9b:1:fffe::5db8:d70e", "::10.0.0.1",
+     "::93.184.215.14", "3fff::1", "5f00::1", "2002:7f00:1::", "192.0.2.1", "198.18.0.1"],
 )  # fmt: skip
 def test_what_is_not_of_the_internet_is_not_public(number: str) -> None:
     assert not is_public(ipaddress.ip_address(number))

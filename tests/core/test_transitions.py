@@ -12,7 +12,7 @@ from django.db import transaction
 from core.errors import TransitionRefused
 from core.models import Event
 from core.reasons import because
-from core.transitions import advance
+from core.transitions import Move, advance, advance_each
 from pool.models import Account, Job, Worker
 from pool.states import JobState, WorkerState
 
@@ -104,3 +104,47 @@ def test_every_change_is_one_log_line(worker: Worker, caplog: pytest.LogCaptureF
         advance(worker, WorkerState.DRAINING, reason=because("operator", note="x"), by="alice")
     (line,) = [record.getMessage() for record in caplog.records]
     assert line == f"worker={worker.pk} online -> draining reason='an operator decided so: x' by=alice"
+
+
+def test_many_are_moved_together_each_with_its_own_reason_and_columns(worker: Worker) -> None:
+    other = Worker.objects.create(account=worker.account, name="o", state=WorkerState.DRAINING, epoch=1)
+    moves = [
+        Move(
+            row=one,
+            reason=because("operator", note=one.name),
+            columns={"due_at": NOON + timedelta(seconds=number)},
+        )
+        for number, one in enumerate((worker, other))
+    ]
+    with transaction.atomic():
+        advance(worker, WorkerState.SUSPECT, reason=because("created"), now=NOON)
+        advance_each(moves, WorkerState.LOST, now=NOON)
+    for number, copy in enumerate((worker, other)):
+        row = Worker.objects.get(pk=copy.pk)
+        for one in (copy, row):
+            assert (one.state, one.state_since, one.due_at) == (
+                "lost",
+                NOON,
+                NOON + timedelta(seconds=number),
+            )
+            assert one.reason == f"an operator decided so: {copy.name}" and one.state_deadline is None
+        event = Event.objects.get(subject_id=copy.pk, code="worker_lost")
+        assert (event.from_state, event.reason) == (("suspect", "draining")[number], copy.reason)
+
+
+@pytest.mark.parametrize("change", [{"state": WorkerState.SUSPECT}, {"epoch": 4}])
+def test_of_many_none_is_moved_where_one_is_not_what_its_copy_says(
+    worker: Worker, change: dict[str, object]
+) -> None:
+    other = Worker.objects.create(account=worker.account, name="o", state=WorkerState.ONLINE, epoch=1)
+    Worker.objects.filter(pk=worker.pk).update(**change)
+    moves = [Move(row=one, reason=because("created")) for one in (other, worker)]
+    with pytest.raises(TransitionRefused, match="some have moved"), transaction.atomic():
+        advance_each(moves, WorkerState.DRAINING, now=NOON)
+    assert not Event.objects.exists()
+    assert Worker.objects.get(pk=other.pk).state == other.state == WorkerState.ONLINE
+
+
+def test_many_go_only_where_their_table_lets_them(worker: Worker) -> None:
+    with pytest.raises(TransitionRefused, match="cannot become lost"):
+        advance_each([Move(row=worker, reason=because("created"))], WorkerState.LOST, now=NOON)

@@ -96,6 +96,23 @@ def again(job: Job, *, how: str = "interrupted") -> None:
     claim(job)
 
 
+def test_one_that_was_asked_for_first_and_arrives_last_changes_nothing(
+    alice: User, enrol: Callable[..., Worker], work: Path
+) -> None:
+    enrol()
+    row = attempt(running(alice))
+    last = ask(row, "last", number=1001)
+    for late in ("first", "very first"):
+        with pytest.raises(Invalid, match="a later checkpoint has been begun"):
+            ask(row, late, number=1000)
+    assert Snapshot.objects.get().state == SnapshotState.TAKING
+    assert ask(row, "last", number=1001).pk == last.pk, "asked again, because the answer was lost"
+    taken(last, work, identity(row.worker))
+    assert ask(row, "next", number=1002).generation == 2
+    # An agent of an older version counts nothing.
+    assert ask(row, "old").generation == 3
+
+
 def test_the_work_says_how_often_and_only_where_the_job_keeps_any(
     alice: User, enrol: Callable[..., Worker]
 ) -> None:

@@ -122,6 +122,20 @@ def test_a_draining_worker_that_is_late_is_asked_and_one_that_is_not_is_left_alo
     assert [worker.pk for worker in late(now=NOON)] == [silent.pk]
 
 
+def test_one_that_is_late_is_asked_however_many_others_drain_in_good_health(
+    late_one: Callable[..., Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interrogation, "AT_ONCE", 1)
+    well = {"last_seen_at": at(-5), "due_at": overdue_at(at(-5), check_interval_s=30)}
+    for number in range(8):
+        late_one(f"well {number}", state=WorkerState.DRAINING, **well)
+    silent = late_one("silent", state=WorkerState.DRAINING)
+    late_one("slow", state=WorkerState.DRAINING, check_interval_s=300)
+    # Asked before, so that it comes after all that never were.
+    worker_interrogate(silent, now=NOON - 2 * ASK_AGAIN)
+    assert [worker.pk for worker in late(now=NOON)] == [silent.pk]
+
+
 def test_one_that_has_just_been_lost_is_asked_and_one_that_was_lost_long_ago_is_not(
     late_one: Callable[..., Worker],
 ) -> None:
@@ -259,6 +273,10 @@ def test_what_the_operator_takes_back_after_the_question_counts(
 @pytest.mark.parametrize(
     "url",
     ["https://h.example.org/admin/delete", "https://h.example.org/health?then=delete", "https://h.example.org/",
+     "https://h.example.org/api/shutdown?x=/health", "https://h.example.org/api/shutdown;x=/health",
+     "https://h.example.org/anything/health", "https://h.example.org//health", "https://h.example.org/health/",
+     "https://h.example.org/health?", "https://h.example.org/health#", "https://h.example.org/api?/health#/health",
+     "https://h.example.org/%2e%2e/health", "https://h.example.org/..//health", "https://h.example.org/health;a",
      "http://h.example.org/health", "https://169.254.169.254/health", "file:///etc/health"],
 )  # fmt: skip
 def test_an_agent_may_name_a_place_but_not_what_is_asked_there(settings: Any, url: str) -> None:

@@ -13,6 +13,7 @@ from agent import wire
 from core.errors import StandDown, TransitionRefused
 from core.reasons import because
 from pool.models import Job, Worker
+from pool.services import cancelling
 from pool.services.cancelling import job_cancel
 from pool.services.dispatches import dispatch_withdraw
 from pool.services.jobs import jobs_dispatch
@@ -147,6 +148,34 @@ def test_a_running_job_is_cancelled_when_its_worker_has_ended_it(
     assert orders_of([worker.pk]) == {worker.pk: [wire.Order(kind="cancel", id=attempt(job).pk)]}
     finish(job, "cancelled", None)
     assert state(job) == ("cancelled", "cancelled by ops")
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_cancel_counts_although_the_attempt_ends_at_that_very_moment(
+    alice: User, enrol: Callable[..., Worker], monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    """PostgreSQL waits for the lock of a dispatch that is being ended, and hands over what has ended."""
+    enrol("a"), enrol("b")
+    job = running(alice)
+    locked = cancelling.dispatch_locked
+    asked: list[str] = []
+
+    def ended_meanwhile(dispatch_id: str) -> Any:
+        asked.append(dispatch_id)
+        if len(asked) == 1:
+            finish(job, "interrupted", None, reason="the session's limit is reached")
+            if again:
+                jobs_dispatch(now=SOON)
+                claim(job)
+        return locked(dispatch_id)
+
+    monkeypatch.setattr(cancelling, "dispatch_locked", ended_meanwhile)
+    job_cancel(Job.objects.get(pk=job.pk), by="alice", now=SOON)
+    if not again:
+        assert state(job) == ("cancelled", "cancelled by alice")
+        return
+    assert state(job)[0] == "running" and job.cancel_requested_at == SOON
+    assert attempt(job).cancel_requested_at == SOON, "the attempt that runs by now is ordered to stop"
 
 
 def test_a_cancelled_job_whose_worker_is_lost_is_not_run_again(

@@ -321,6 +321,28 @@ def test_a_drain_that_never_ends_is_ended(seen: Worker, running: Callable[[float
     assert seen.reason == "it drained for longer than 1440 minutes"
 
 
+def test_a_drain_lasts_as_long_as_what_the_worker_had_begun(
+    seen: Worker, running: Callable[[float], int], alice: User
+) -> None:
+    job = job_submit(owner=alice, spec=JobSpec(command=["true"]), now=NOON)
+    jobs_dispatch(now=NOON)
+    row = Dispatch.objects.get()
+    dispatch_claim(identity=AgentIdentity(worker_id=seen.pk, epoch=1), dispatch_id=row.pk, now=NOON)
+    worker_drain(seen, reason=because("operator", note="x"), now=NOON)
+    day = 24 * 3600
+    for seconds in (day + 1, 3 * day):
+        Worker.objects.filter(pk=seen.pk).update(due_at=at(9 * day), last_seen_at=at(seconds))
+        Dispatch.objects.update(lease_until=at(9 * day))
+        running(seconds)
+        job.refresh_from_db()
+        assert (state(seen), job.state) == (WorkerState.DRAINING, JobState.RUNNING)
+    finish = wire.FinishPost(fence=1, outcome="succeeded", exit_code=0)
+    identity = AgentIdentity(worker_id=seen.pk, epoch=1)
+    dispatch_finish(identity=identity, dispatch_id=row.pk, post=finish, now=at(3 * day))
+    running(4 * day + 1)
+    assert state(seen) == WorkerState.OFFLINE
+
+
 def test_a_drain_that_was_ended_still_stands(
     seen: Worker, running: Callable[[float], int], stream: Callable[..., str]
 ) -> None:
@@ -338,14 +360,14 @@ def test_a_row_that_fails_does_not_keep_the_others(
 
     bad, good = enrol("bad"), enrol("good")
     Worker.objects.update(due_at=NOON)
-    lost = liveness.worker_lost
+    silent = liveness.workers_silent
 
-    def fail(worker: Worker, **kwargs: Any) -> None:
-        if worker.pk == bad.pk:
+    def fail(ids: list[str], **kwargs: Any) -> int:
+        if bad.pk in ids:
             raise RuntimeError("a fault of ours")
-        lost(worker, **kwargs)
+        return silent(ids, **kwargs)
 
-    monkeypatch.setattr(liveness, "worker_lost", fail)
+    monkeypatch.setattr(liveness, "workers_silent", fail)
     running(100)
     assert (state(bad), state(good)) == (WorkerState.ONLINE, WorkerState.LOST)
 

@@ -11,8 +11,10 @@ from django.contrib.auth.models import User
 from agent import wire
 from core.reasons import because
 from pool.models import Worker
+from pool.services.accounts import account_create
 from pool.services.intake import intake_drain
 from pool.services.jobs import jobs_dispatch
+from pool.services.waiting import candidates
 from pool.services.workers import worker_drain
 from pool.states import WorkerState
 from tests.pool.conftest import NOON
@@ -92,3 +94,38 @@ def test_a_job_that_its_worker_gives_back_because_it_ends_is_not_given_to_it_aga
     assert (worker.state, jobs_dispatch(now=at(31))) == ("draining", 0), "its older post changes nothing"
     assert posted(stream, worker, "idle", seconds=60) == "online"
     assert jobs_dispatch(now=at(61)) == 1
+
+
+@pytest.mark.parametrize(
+    ("result", "ends"),
+    [
+        ({wire.WORKER_ENDS: True, wire.NOT_STARTED: True}, "queued"),
+        ({wire.WORKER_ENDS: True}, "failed"),
+        ({wire.NOT_STARTED: True}, "failed"),
+    ],
+)
+def test_an_attempt_whose_command_its_workers_end_kept_from_starting_uses_nothing_up(
+    alice: User, enrol: Callable[..., Worker], result: dict[str, bool], ends: str
+) -> None:
+    job = submit(alice, max_attempts=1)
+    enrol()
+    assert jobs_dispatch(now=NOON) == 1
+    claim(job)
+    finish(job, "interrupted", None, reason="the session's limit of 8.5 h is near", result=result)
+    assert state(job)[0] == ends
+
+
+def test_a_worker_gets_nothing_in_the_last_moments_of_its_session(
+    alice: User, enrol: Callable[..., Worker], stream: Stream
+) -> None:
+    kaggle = account_create(owner=alice, kind="kaggle", label="k")
+    worker = enrol(into=kaggle)
+    stream(worker, session_runtime_hours=8.5 - 170 / 3600)
+    intake_drain(now=NOON)
+    job = submit(alice)
+    assert jobs_dispatch(now=NOON) == 0
+    reading = candidates(instances=[""], now=NOON)[0].reading
+    assert not reading.safe and reading.why_unsafe().code == "session_used_up"
+    Worker.objects.update(safe_until=None)
+    assert jobs_dispatch(now=NOON) == 1, "nothing else is in the way"
+    assert state(job)[0] == "dispatched"

@@ -112,7 +112,7 @@ def test_changed_limits_count_from_the_next_run_on(
     assert "near their limit" in state(job)[1]
     account_update(account=colab, enabled=False)
     assert jobs_dispatch(now=SOON + timedelta(seconds=11)) == 0
-    assert state(job)[1] == "none of the 1 workers that fit is online"
+    assert state(job)[1] == "the accounts of all 1 workers that fit are switched off"
 
 
 def test_nothing_to_read_anew_is_one_query(enrol: Callable[..., Worker], colab: Account) -> None:
