@@ -164,7 +164,7 @@ def _read(entries: Iterable[Entry], *, now: datetime) -> tuple[dict[str, Heard],
             silence_s=overdue_s(worker.check_interval_s, missing=2),
         )
         known.session = grown.session
-        known.bookings += bookings_of(grown, account_id=worker.account_id, rule=rule)
+        known.bookings += bookings_of(grown, worker=worker, rule=rule)
         known.proven += grown.proven
         if grown.late:
             continue

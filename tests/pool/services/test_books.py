@@ -16,7 +16,7 @@ from core.models import Event
 from core.reasons import because
 from core.transitions import advance
 from pool.models import Account, AccountWeek, Session, Worker
-from pool.services.accounts import account_create
+from pool.services.accounts import account_create, account_update
 from pool.services.intake import intake_drain
 from pool.services.official import Official, official_take
 from pool.services.workers import worker_lost, worker_offline
@@ -284,6 +284,39 @@ def test_hours_before_a_reset_that_the_provider_moved_stay_in_the_week_before(
     kaggle.refresh_from_db()
     assert week_use([kaggle], now=saturday - timedelta(seconds=1))[kaggle.pk].used_h == pytest.approx(2)
     assert week_use([kaggle], now=saturday + timedelta(hours=2))[kaggle.pk].used_h == pytest.approx(1.5)
+
+
+def test_a_reset_that_a_person_corrects_loses_no_hour_that_was_used(
+    enrol: Enrol, stream: Post, kaggle: Account
+) -> None:
+    """Eight hours on Saturday; on Monday the reset is set to what it is, Saturday; and then to Sunday noon, in India."""
+    saturday = datetime(2026, 11, 21, tzinfo=UTC)
+    begin, monday = saturday + timedelta(hours=10), saturday + timedelta(days=2, hours=9)
+    worker = enrol("k", into=kaggle, now=begin)
+    for quarter in range(1, 33):
+        stream(worker, at=begin + timedelta(hours=quarter / 4), session_runtime_hours=quarter / 4)
+    intake_drain(now=begin + timedelta(hours=9))
+    assert week_use([kaggle], now=monday)[kaggle.pk].used_h == 0
+    account_update(account=kaggle, reset_weekday=5)
+    assert week_use([kaggle], now=monday)[kaggle.pk].used_h == pytest.approx(8)
+    assert week_use([kaggle], now=saturday - timedelta(seconds=1))[kaggle.pk].used_h == 0
+    account_update(account=kaggle, reset_hour=20, reset_zone="Asia/Kolkata")  # 14:30 UTC: into the session
+    assert week_use([kaggle], now=monday)[kaggle.pk].used_h == pytest.approx(3.5)
+    account_update(account=kaggle, reset_weekday=0, reset_hour=0, reset_zone="UTC")
+    assert week_use([kaggle], now=monday)[kaggle.pk].used_h == 0
+
+
+def test_hours_after_a_figure_are_added_to_it_though_the_reset_is_moved_after_it(
+    enrol: Enrol, heard: Heard, kaggle: Account
+) -> None:
+    worker = enrol("k", into=kaggle)
+    heard(worker, 1)
+    take(kaggle, 1, used_s=5 * 3600, reserved_s=9 * 3600)
+    account_update(
+        account=kaggle, reset_weekday=6
+    )  # Sunday: the figure was said for a week that begins on Monday
+    heard(worker, 3)
+    assert use(kaggle, 3).used_h == pytest.approx(5 + 3)
 
 
 # -- the log ------------------------------------------------------------------------------------------
