@@ -93,6 +93,4 @@ def kaggle_tick() -> int:
     start is won by one guarded UPDATE, and a quota that is read twice is the same figure."""
     now = timezone.now()
     done = step_each(partial(kaggle_starts.start_step, now=now), kaggle_starts.starts_due(now=now))
-    return done + step_each(
-        partial(kaggle_accounts.quota_read, now=now), list(kaggle_accounts.quotas_due(now=now))
-    )
+    return done + kaggle_accounts.quotas_read(now=now)

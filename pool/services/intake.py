@@ -26,6 +26,7 @@ from pool.services.dispatches import lease_s
 from pool.services.history import days_add
 from pool.services.interrogation import posts_answer
 from pool.services.publish import orders_publish
+from pool.services.reading_log import reading_log
 from pool.services.standings import standings_write
 from pool.services.stream import Entry, Page, page_read, page_take, page_trim
 from pool.services.workers import overdue_at, worker_drains, worker_heard, worker_offline
@@ -344,9 +345,7 @@ def _log_readings(heard: dict[str, Heard], standings: Mapping[str, Standing], *,
             week_used_h=reading.used - grown_s.get(one.worker.account_id, 0.0) / 3600,
         )
         if reading.is_news(before) or _first_of_hour(one, now=now):
-            level = logging.INFO if reading.safe else logging.WARNING
-            name = one.worker.name
-            log.log(level, "%s", reading.line(name), extra={"fields": {"quota": reading.fields(name)}})
+            reading_log(one.worker, reading)
 
 
 def _first_of_hour(one: Heard, *, now: datetime) -> bool:
