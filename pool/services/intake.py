@@ -132,14 +132,17 @@ def _store(page: Page, *, now: datetime) -> bool:
 
 
 def _read(entries: Iterable[Entry], *, now: datetime) -> tuple[dict[str, Heard], list[Sample]]:
-    """Fold the posts, in their order, into what is known of their workers. Foreign posts and old epochs are left out."""
+    """Fold the posts, in their order, into what is known of their workers. Foreign posts and old epochs are left out.
+
+    Workers and then their sessions are locked, in the order in which everybody takes them: who closes a session has done
+    so before it is read here, or waits until it is written.
+    """
     rows = list(entries)
     ids = {entry.post.worker_id for entry in rows}
-    workers = {worker.pk: worker for worker in workers_lean(Worker.objects.filter(pk__in=ids))}
-    sessions = {
-        (row.worker_id, row.epoch): row
-        for row in Session.objects.filter(worker__in=ids, epoch=F("worker__epoch"))
-    }
+    theirs = Worker.objects.select_for_update(no_key=True).filter(pk__in=ids).order_by("pk")
+    workers = {worker.pk: worker for worker in workers_lean(theirs)}
+    present = Session.objects.select_for_update(of=("self",)).filter(worker__in=ids, epoch=F("worker__epoch"))
+    sessions = {(row.worker_id, row.epoch): row for row in present.order_by("pk")}
     rules = {account.pk: limits_of(account).week for account in {one.account for one in workers.values()}}
     heard: dict[str, Heard] = {}
     samples: list[Sample] = []
