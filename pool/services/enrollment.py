@@ -26,7 +26,7 @@ from pool.services.publish import gate_publish
 from pool.services.standings import standings_write
 from pool.services.terms import terms_of, terms_require
 from pool.services.workers import worker_offline, worker_revoke
-from pool.sessions import session_columns, session_known
+from pool.sessions import limit_s, session_columns, session_known
 from pool.states import WorkerState
 
 log = logging.getLogger(__name__)
@@ -281,6 +281,12 @@ def _new(account: Account, name: str, *, now: datetime) -> Worker:
 
 def _begin_epoch(worker: Worker, token: EnrollmentToken, post: wire.EnrollPost, *, now: datetime) -> None:
     runtime_s = 3600 * (post.session_runtime_hours or 0.0)
+    if growth.is_too_long(runtime_s, limit_s(token.account)):
+        log.warning(
+            "worker=%s says that it has run for %.1f h: more than its provider allows, and not believed",
+            worker.pk, runtime_s / 3600,
+        )  # fmt: skip
+        runtime_s = 0.0
     worker_offline(
         worker, reason=because("new_session"), now=now, ended_at=now - timedelta(seconds=runtime_s)
     )

@@ -462,3 +462,27 @@ def test_where_logs_are_json_a_reading_has_fields(
         "left_h": 9.2,
         "estimated_h": 0.0,
     }
+
+
+# -- a first word that cannot be ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("joins_with_h", [100.0, 0.0])
+def test_a_first_report_beyond_the_providers_limit_is_not_believed(
+    enrol: Enrol, heard: Heard, kaggle: Account, joins_with_h: float
+) -> None:
+    """The uptime of the host, say. The server's clock counts instead, and what it counts is an estimate."""
+    worker = enrol("k", into=kaggle, runtime_h=joins_with_h)
+    for hours in (0.5, 1.0, 2.0):
+        heard(worker, hours, session_runtime_hours=100 + hours)
+    found = use(kaggle, 2)
+    assert (found.used_h, found.estimated_h) == (pytest.approx(2, abs=0.51), pytest.approx(2, abs=0.51))
+    assert Session.objects.get().counted_s == 0
+
+
+def test_a_first_report_within_the_limit_is_believed_whole(
+    enrol: Enrol, heard: Heard, kaggle: Account
+) -> None:
+    worker = enrol("k", into=kaggle, now=at(-0.1))
+    heard(worker, 0.1, session_runtime_hours=9.2)
+    assert (use(kaggle, 0.1).used_h, use(kaggle, 0.1).estimated_h) == (pytest.approx(9.2), 0)
