@@ -11,6 +11,7 @@ from core.ticks import step_each, tick
 from pool.services import (
     bell,
     checkpoints,
+    forgetting,
     history,
     intake,
     interrogation,
@@ -59,9 +60,10 @@ def interrogation_ask() -> int:
 
 @shared_task(name="pool.history.tick")
 def history_tick() -> int:
-    """Every 30 s. Two at once are safe: new readings are added by whoever moves the cursor."""
+    """Every 30 s. Two at once are safe: new readings are added by whoever moves the cursor, and gone is gone."""
     with tick("pool.history.tick"):
-        return history.history_keep(now=timezone.now())
+        now = timezone.now()
+        return history.history_keep(now=now) + forgetting.rows_forget(now=now)
 
 
 @shared_task(name="pool.job_logs_tick")
