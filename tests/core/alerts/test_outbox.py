@@ -297,6 +297,21 @@ def test_a_worker_that_dies_while_sending_leaves_it_to_another_after_its_lease(
     assert len(smtp.messages) == 1
 
 
+def test_a_recipient_that_never_lets_a_sender_live_is_given_up(
+    watch: Watch, told: Told, smtp: SmtpServer
+) -> None:
+    told(emails=["ops@example.org"])
+    watch.says("attic", "cellar")
+    watch.look()
+    tired = AlertDelivery.objects.order_by("pk").first()
+    assert tired is not None
+    AlertDelivery.objects.filter(pk=tired.pk).update(attempts=len(BACK_OFF_S) + 1)
+    assert send() == 1
+    assert len(smtp.messages) == 1
+    tired.refresh_from_db()
+    assert (tired.given_up_at, tired.next_at, tired.error) == (at(HOLD_S), None, "every attempt was cut off")
+
+
 def test_the_same_message_sent_again_has_the_same_id(
     watch: Watch, told: Told, smtp: SmtpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
