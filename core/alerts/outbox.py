@@ -115,13 +115,14 @@ def _message(channel: str, target: str, *, now: datetime, lease_until: datetime)
     mine = AlertDelivery.objects.filter(claim=claim)
     rows = list(mine.select_related("alert__owner").order_by("alert__opened_at", "pk"))
     settled = {"claim": "", "lease_until": None}
-    if any(row.attempts > len(BACK_OFF_S) + 1 for row in rows):
+    tired = [row for row in rows if row.attempts > len(BACK_OFF_S) + 1]
+    if tired:
         # One that fails is given up before that: nobody has lived to see how these went.
         cut_off = channels.NotSent("every attempt was cut off", for_good=True)
-        _put_off(mine.filter(attempts__gt=len(BACK_OFF_S) + 1), rows, cut_off, now=now, settled=settled)
-        rows = [row for row in rows if row.attempts <= len(BACK_OFF_S) + 1]
-        if not rows:
-            return 0
+        _put_off(mine, tired, cut_off, now=now, settled=settled)
+        rows = [row for row in rows if row not in tired]
+    if not rows:
+        return 0
     try:
         channels.send(channel, target, [row.alert for row in rows], now=now)
     except channels.NotSent as error:
