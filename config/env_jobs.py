@@ -1,4 +1,4 @@
-"""The environment variables about what jobs leave: artifacts and output."""
+"""The environment variables about what stays: jobs' artifacts and output, and what happened in the pool."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ GIB, MIB = 1024**3, 1024**2
 
 @dataclass(frozen=True, kw_only=True)
 class Jobs:
-    """Bounds of one attempt's artifacts and output, and how long they stay after its end (0 days: for ever)."""
+    """Bounds of one attempt's artifacts and output, and how long they stay after its end (0 days: for ever).
+
+    events_days: how long it is known what happened to workers and accounts.
+    """
 
     artifacts_at_most: int
     artifact_bytes: int
     artifacts_bytes: int
     log_bytes: int
     files_days: float
+    events_days: float
 
 
 def jobs_read(reader: Reader) -> Jobs:
@@ -39,5 +43,8 @@ def jobs_read(reader: Reader) -> Jobs:
         * reader.whole("DORMOUSE_JOB_LOG_MIB", 1_024, low=1, high=65_536, unit="a number of MiB", id="E036"),
         files_days=reader.number(
             "DORMOUSE_JOB_FILES_DAYS", 30, low=0, high=36_500, unit="a number of days, 0 for ever", id="E036"
+        ),
+        events_days=reader.number(
+            "DORMOUSE_EVENTS_DAYS", 365, low=0, high=36_500, unit="a number of days, 0 for ever", id="E036"
         ),
     )

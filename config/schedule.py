@@ -41,7 +41,7 @@ TICKS = (
     Tick("pool.dispatch_tick", 2, "offers queued jobs to workers, should a doorbell have been lost"),
     Tick("pool.workers_tick", 5, "finds silent workers, expired leases and sessions near their limit"),
     Tick("pool.interrogation.tick", 10, "asks workers whose posts are overdue before they count as lost"),
-    Tick("pool.history.tick", 30, "adds new readings to the history, and lets old ones go in small batches"),
+    Tick("pool.history.tick", 30, "adds new readings to the history, and lets old rows go in small batches"),
     Tick("pool.job_logs_tick", 10, "moves jobs' output to the store, so that the database stays small"),
     Tick("pool.job_files_tick", 60, "lets go what jobs have left when its days are over"),
     Tick("pool.checkpoints_tick", 60, "lets checkpoints of ended jobs go; they are kept for days"),

@@ -253,6 +253,7 @@ JOB_ARTIFACT_BYTES = ENV.jobs.artifact_bytes  # of one file
 JOB_ARTIFACTS_BYTES = ENV.jobs.artifacts_bytes  # of one attempt
 JOB_LOG_BYTES = ENV.jobs.log_bytes  # of one attempt; more is cut out of its middle
 JOB_FILES_DAYS = ENV.jobs.files_days  # after an attempt's end; 0: for ever
+EVENTS_DAYS = ENV.jobs.events_days  # of workers, accounts and alerts; 0: for ever
 
 # -- alerts ----------------------------------------------------------------------------------------
 

@@ -32,6 +32,9 @@ GRACE_S = 2.0
 GRACE_PART = 0.25
 """A post is overdue when its interval, a quarter more (agents spread their posts) and two seconds are over."""
 
+LIMIT_SLACK_S = 1800.0
+"""By so much a session may be longer than its provider allows before its first report is not believed."""
+
 MERGE_S = 120.0
 """A session that is proven to have run for so long after another had begun, as it seemed, was never over."""
 
@@ -128,8 +131,11 @@ def growth(
     if sent_at is not None and abs((at - sent_at).total_seconds()) < CLOCK_WRONG_S:
         report = replace(report, clock=sent_at - timedelta(seconds=runtime_s))
     whose = _whose(before, report)
+    if (whose is NEW or (whose is before and before.counted_s == 0)) and is_too_long(runtime_s, limit_s):
+        whose = None
     if whose is None:
-        # It contradicts the server's own clock. That the machine runs is all that can be believed.
+        # It contradicts the server's own clock, or what its provider allows: an uptime of the host, say. That the
+        # machine runs is all that can be believed.
         return _alive(before, at, limit_s=limit_s, silence_s=silence_s)
     if whose is NEW:
         return _new(before, report, rule, limit_s=limit_s, silence_s=silence_s)
@@ -140,6 +146,12 @@ def growth(
             return _merged(before, whose, report, rule)
         return _of_earlier(before, whose, report, rule)
     return _same(before, report, rule)
+
+
+def is_too_long(runtime_s: float, limit_s: float | None) -> bool:
+    """Whether no session of that provider can have run for so long. Only asked of one that nobody has heard before: of
+    one that is known the server's own clock tells."""
+    return limit_s is not None and runtime_s > limit_s + LIMIT_SLACK_S
 
 
 def vanished_until(

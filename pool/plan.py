@@ -2,7 +2,7 @@
 
 What is needed in an hour is what was used at that hour of the day during the last weeks, in three levels (peak, average,
 night), or what the queue needs, whichever is more. What is there are the workers that are online, each until its session
-or week is near its limit. Where that is too little, the account whose hours would lapse soonest is opened.
+or week is near its limit (`pool.supply`). Where that is too little, the account whose hours would lapse soonest is opened.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 
 from core.reasons import Reason, because
 from pool import plan_reasons as _reasons  # noqa: F401  registers the sentences
+from pool.supply import Day, Holding, Standing, Supply
 
 PEAK, AVERAGE, NIGHT = "peak", "average", "night"
 LEVELS = (PEAK, AVERAGE, NIGHT)
@@ -30,41 +31,8 @@ NIGHT_TO = 0.5
 ROUNDING = 0.05
 """Of a worker: less is no need of another one."""
 
-Day = tuple[float, ...]
-"""Workers in use in each of the 24 hours of a day."""
-
-Spell = tuple[datetime, datetime]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Holding:
-    """An account as the plan sees it. Hours are hours that serve: until its workers are near the limit.
-
-    usable_h: left of its week; None: no weekly limit. session_h: of a session that is opened; None: nothing ends it.
-    sessions: how many of it may run at once; running: how many do without serving, near their limit. usual: its use by
-    hour, in its own zone.
-    """
-
-    account_id: str
-    label: str
-    kind: str
-    enabled: bool = True
-    zone: str = "UTC"
-    usable_h: float | None = None
-    session_h: float | None = None
-    resets_at: datetime | None = None
-    sessions: int = 1
-    running: int = 0
-    usual: Day = (0.0,) * 24
-
-
-@dataclass(frozen=True, kw_only=True)
-class Standing:
-    """A worker that is online and safe, on that account. serves_h: how long it will be; None: for ever."""
-
-    account_id: str
-    kind: str
-    serves_h: float | None
+Part = tuple[datetime, float]
+"""The beginning of a quarter of an hour, and the seconds for which an account's machines ran in it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,23 +91,17 @@ class Plan:
     reason: Reason
 
 
-def usual_day(spells: Sequence[Spell], *, since: datetime, until: datetime, zone: str) -> Day:
+def usual_day(parts: Sequence[Part], *, since: datetime, until: datetime, zone: str) -> Day:
     """Mean number of sessions that ran in each hour of the day, by the clock of `zone`, from `since` to `until`.
 
     Days before the first of them do not count: an account that is a week old has a profile of a week.
     """
-    first = max(since, min((begin for begin, _ in spells), default=until))
+    first = max(since, min((at for at, _ in parts), default=until))
     days = max(1.0, (until - first).total_seconds() / 86_400)
     place = ZoneInfo(zone)
     used = [0.0] * 24
-    for begin, end in spells:
-        at, end = max(begin, since), min(end, until)
-        while at < end:
-            # In UTC, because an hour that the clock repeats is two.
-            following = at.replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
-            upto = min(end, following)
-            used[at.astimezone(place).hour] += (upto - at).total_seconds() / 3600
-            at = upto
+    for at, seconds in parts:
+        used[at.astimezone(place).hour] += seconds / 3600
     return tuple(hours / days for hours in used)
 
 
@@ -165,7 +127,8 @@ def plan(
     ]
     named = _levels(used)
     levels = {**_workers_of(used, named), **(wanted or {})}
-    there = _There(standings, now)
+    there = Supply([*(usual or ()), *holdings], standings, now)
+    online = there.count(now)
     steps: list[Step] = []
     hours: list[Hour] = []
     for at, level in zip(starts, named, strict=True):
@@ -183,47 +146,11 @@ def plan(
         steps=tuple(steps),
         levels=levels,
         reasons={one.account_id: _why(one, there, steps, now) for one in holdings},
-        reason=_in_all(hours, steps, len(standings), now),
+        reason=_in_all(hours, steps, online, now),
     )
 
 
-class _There:
-    """Who serves when: workers that are online, and sessions that the plan opens."""
-
-    def __init__(self, standings: Sequence[Standing], now: datetime) -> None:
-        self._spells: list[tuple[str, str, datetime, datetime | None]] = [
-            (one.account_id, one.kind, now, _after(now, one.serves_h)) for one in standings
-        ]
-
-    def count(self, at: datetime, kind: str = "") -> int:
-        return sum(
-            begin <= at and (end is None or at < end)
-            for _, one, begin, end in self._spells
-            if not kind or one == kind
-        )
-
-    def open(self, holding: Holding, at: datetime) -> float | None:
-        serves_h = _serves_h(holding, used_h=self.opened_h(holding))
-        self._spells.append((holding.account_id, holding.kind, at, _after(at, serves_h)))
-        return serves_h
-
-    def opened_h(self, holding: Holding) -> float:
-        """What its sessions that run, and those that the plan opens, take of its week."""
-        return sum(
-            (end - begin).total_seconds() / 3600
-            for account_id, _, begin, end in self._spells
-            if account_id == holding.account_id and end is not None
-        )
-
-    def running(self, holding: Holding, at: datetime) -> int:
-        serving = sum(
-            account_id == holding.account_id and begin <= at and (end is None or at < end)
-            for account_id, _, begin, end in self._spells
-        )
-        return holding.running + serving
-
-
-def _open(holdings: Sequence[Holding], there: _There, needed: int, at: datetime, *, kind: str) -> list[Step]:
+def _open(holdings: Sequence[Holding], there: Supply, needed: int, at: datetime, *, kind: str) -> list[Step]:
     steps: list[Step] = []
     while (missing := needed - there.count(at, kind)) > 0:
         able = [one for one in holdings if (not kind or one.kind == kind) and _can_open(one, there, at)]
@@ -245,38 +172,33 @@ def _open(holdings: Sequence[Holding], there: _There, needed: int, at: datetime,
     return steps
 
 
-def _can_open(holding: Holding, there: _There, at: datetime) -> bool:
+def _can_open(holding: Holding, there: Supply, at: datetime) -> bool:
     if not holding.enabled or (holding.session_h is None and holding.usable_h is None):
         return False
-    if there.running(holding, at) >= holding.sessions:
+    if there.is_full(holding, at):
         return False
-    serves_h = _serves_h(holding, used_h=there.opened_h(holding))
+    serves_h = there.serves_h(holding, at)
     return serves_h is None or serves_h >= SHORTEST_H
 
 
-def _serves_h(holding: Holding, *, used_h: float) -> float | None:
-    parts = [] if holding.session_h is None else [holding.session_h]
-    if holding.usable_h is not None:
-        parts.append(max(0.0, holding.usable_h - used_h))
-    return min(parts) if parts else None
-
-
-def _rank(holding: Holding, there: _There, at: datetime) -> tuple[int, float, str]:
+def _rank(holding: Holding, there: Supply, at: datetime) -> tuple[int, float, str]:
     """Hours that lapse come first, the more of them in the less time the sooner; then sessions, the longest first."""
-    if holding.usable_h is None or holding.resets_at is None:
+    week = there.left(holding, at)
+    if week is None:
         return 1, -(holding.session_h or 0.0), holding.label
-    hours = max(1.0, (holding.resets_at - at).total_seconds() / 3600)
-    return 0, -(holding.usable_h - there.opened_h(holding)) / hours, holding.label
+    left_h, lapse_at = week
+    return 0, -left_h / max(1.0, _hours(at, lapse_at)), holding.label
 
 
-def _why_open(holding: Holding, there: _There, at: datetime) -> Reason:
-    if holding.usable_h is None or holding.resets_at is None:
+def _why_open(holding: Holding, there: Supply, at: datetime) -> Reason:
+    week = there.left(holding, at)
+    if week is None:
         return because("plan_unlimited", session_h=holding.session_h or 0.0)
-    usable_h = holding.usable_h - there.opened_h(holding)
-    return because("plan_lapses", usable_h=usable_h, resets_in_h=_hours(at, holding.resets_at))
+    left_h, lapse_at = week
+    return because("plan_lapses", usable_h=left_h, resets_in_h=_hours(at, lapse_at))
 
 
-def _why(holding: Holding, there: _There, steps: Sequence[Step], now: datetime) -> Reason:
+def _why(holding: Holding, there: Supply, steps: Sequence[Step], now: datetime) -> Reason:
     own = next((step for step in steps if step.account_id == holding.account_id), None)
     if own is not None:
         return own.reason
@@ -284,7 +206,7 @@ def _why(holding: Holding, there: _There, steps: Sequence[Step], now: datetime) 
         return because("plan_disabled")
     if holding.session_h is None and holding.usable_h is None:
         return because("plan_no_hours")
-    if there.running(holding, now) >= holding.sessions:
+    if there.is_full(holding, now):
         return because("plan_open", sessions=holding.sessions)
     if holding.usable_h is not None and holding.usable_h < SHORTEST_H:
         resets_in_h = _hours(now, holding.resets_at or now)
@@ -323,10 +245,6 @@ def _workers_of(used: Sequence[float], named: Sequence[str]) -> dict[str, int]:
         of = [one for one, name in zip(used, named, strict=True) if name == level]
         workers[level] = ceil(sum(of) / len(of) - ROUNDING) if of else 0
     return workers
-
-
-def _after(at: datetime, hours: float | None) -> datetime | None:
-    return None if hours is None else at + timedelta(hours=hours)
 
 
 def _hours(since: datetime, until: datetime) -> float:

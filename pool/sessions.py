@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db.models import F, QuerySet
+from django.db.models import F, Q, QuerySet
 
 from pool import growth
 from pool.growth import Run, Stretch, overdue_s, vanished_until
@@ -119,11 +119,9 @@ def tails(accounts: Mapping[str, Account], *, now: datetime) -> dict[str, list[S
 
 
 def running(account: Account, *, at: datetime) -> list[Stretch]:
-    """The sessions of `account` that run as far as anybody knows, each from its beginning to `at`. One query."""
+    """The sessions of `account` that ran at `at` as far as anybody knows, each from its beginning to then. One query."""
     rows = Session.objects.filter(
-        worker__account=account,
-        epoch=F("worker__epoch"),
-        ended_at__isnull=True,
+        Q(ended_at__isnull=True) | Q(ended_at__gt=at), worker__account=account, epoch=F("worker__epoch")
     )
     found = []
     for row in rows.select_related("worker"):
@@ -137,6 +135,33 @@ def running(account: Account, *, at: datetime) -> list[Stretch]:
         if end is not None and end > session.started_at:
             found.append((session.started_at, end))
     return found
+
+
+def counted_after(account: Account, *, at: datetime) -> tuple[float, float]:
+    """Seconds after `at` that are in the account's books already: proven, and estimated. One query."""
+    rows = Session.objects.filter(
+        Q(last_post_at__gt=at) | Q(estimated_until__gt=at), worker__account=account
+    ).order_by("worker", "epoch")
+    proven: dict[str, list[Stretch]] = {}
+    guessed: dict[str, list[Stretch]] = {}
+    for row in rows:
+        session = session_known(row, at=at)
+        for run in (*session.earlier, session):
+            proven.setdefault(row.worker_id, []).append((run.started_at, run.proven_until))
+            if run.estimate is not None:
+                guessed.setdefault(row.worker_id, []).append(run.estimate)
+    # A machine that enrolled twice has two rows of the same session.
+    return _after_s(proven.values(), at), _after_s(guessed.values(), at)
+
+
+def _after_s(machines: Iterable[list[Stretch]], at: datetime) -> float:
+    seconds = 0.0
+    for stretches in machines:
+        reached = at
+        for begin, end in sorted(stretches):
+            seconds += max(0.0, (end - max(begin, reached)).total_seconds())
+            reached = max(reached, end)
+    return seconds
 
 
 def overlap_s(stretches: Collection[Stretch], *, begin: datetime, end: datetime) -> float:

@@ -11,6 +11,7 @@ from core.ticks import step_each, tick
 from pool.services import (
     bell,
     checkpoints,
+    forgetting,
     history,
     intake,
     interrogation,
@@ -59,9 +60,10 @@ def interrogation_ask() -> int:
 
 @shared_task(name="pool.history.tick")
 def history_tick() -> int:
-    """Every 30 s. Two at once are safe: new readings are added by whoever moves the cursor."""
+    """Every 30 s. Two at once are safe: new readings are added by whoever moves the cursor, and gone is gone."""
     with tick("pool.history.tick"):
-        return history.history_keep(now=timezone.now())
+        now = timezone.now()
+        return history.history_keep(now=now) + forgetting.rows_forget(now=now)
 
 
 @shared_task(name="pool.job_logs_tick")
@@ -93,6 +95,4 @@ def kaggle_tick() -> int:
     start is won by one guarded UPDATE, and a quota that is read twice is the same figure."""
     now = timezone.now()
     done = step_each(partial(kaggle_starts.start_step, now=now), kaggle_starts.starts_due(now=now))
-    return done + step_each(
-        partial(kaggle_accounts.quota_read, now=now), list(kaggle_accounts.quotas_due(now=now))
-    )
+    return done + kaggle_accounts.quotas_read(now=now)

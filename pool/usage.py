@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import reduce
+from operator import or_
 
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet, Sum
 
 from pool.growth import Stretch
-from pool.models import Account, AccountWeek, Worker
+from pool.models import Account, AccountUse, AccountWeek, Worker
 from pool.quota import Limits, Reading, WeekRule, reading, week_start
 from pool.sessions import Runtime, overlap_s, runtimes, tails
 from pool.spend import Spend, spend_of
@@ -91,29 +93,62 @@ class WeekUse:
 
 
 def week_use(accounts: Collection[Account], *, now: datetime) -> dict[str, WeekUse]:
-    """Account id -> its present week. The provider's own figure wins. Two queries, whatever the number."""
+    """Account id -> its present week. The provider's own figure wins. Two queries, whatever the number, and one more
+    where a reset has been moved within the last week."""
     of = {account.pk: account for account in accounts}
-    starts = {key: week_start(now, limits_of(account).week) for key, account in of.items()}
+    if not of:
+        return {}
+    rules = {key: limits_of(account).week for key, account in of.items()}
+    starts = {key: week_start(now, rule) for key, rule in rules.items()}
     weeks: dict[str, list[AccountWeek]] = {}
-    if of:
-        rows = AccountWeek.objects.filter(
-            account__in=list(of), starts_at__gt=now - timedelta(days=8), starts_at__lte=now
-        )
-        for row in rows.order_by("starts_at"):
-            # Not only the row that begins exactly then: the account's reset may have been moved within the week.
-            if row.starts_at >= starts[row.account_id]:
-                weeks.setdefault(row.account_id, []).append(row)
-    silent = tails(of, now=now) if of else {}
+    rows = AccountWeek.objects.filter(
+        account__in=list(of), starts_at__gt=now - timedelta(days=16), starts_at__lte=now
+    )
+    for row in rows.order_by("starts_at"):
+        weeks.setdefault(row.account_id, []).append(row)
+    moved = {key: starts[key] for key, known in weeks.items() if _is_moved(known, starts[key], rules[key])}
+    counted = _counted_since(moved, now=now)
+    silent = tails(of, now=now)
     return {
-        key: _week_use(weeks.get(key, []), silent.get(key, []), start=start, now=now)
+        key: _week_use(
+            [row for row in weeks.get(key, []) if row.starts_at >= start],
+            silent.get(key, []),
+            counted=counted.get(key),
+            start=start,
+            now=now,
+        )
         for key, start in starts.items()
     }
 
 
-def _week_use(rows: list[AccountWeek], silent: list[Stretch], *, start: datetime, now: datetime) -> WeekUse:
+def _is_moved(rows: list[AccountWeek], start: datetime, rule: WeekRule) -> bool:
+    """Whether one of these weeks was counted by another reset than the present one, and reaches into the present week."""
+    before = week_start(start - timedelta(hours=2), rule)
+    return any(row.starts_at > before and row.starts_at != start for row in rows)
+
+
+def _counted_since(starts: Mapping[str, datetime], *, now: datetime) -> dict[str, tuple[float, float]]:
+    """Account id -> seconds that are proven, and estimated, since its week began; counted anew from the quarters."""
+    if not starts:
+        return {}
+    since = reduce(or_, (Q(account=key, at__gte=start) for key, start in starts.items()))
+    rows = AccountUse.objects.filter(since, at__lt=now).order_by().values_list("account_id")
+    sums = rows.annotate(used=Sum("used_s"), estimated=Sum("estimated_s"))
+    return {**dict.fromkeys(starts, (0.0, 0.0)), **{key: (used, guessed) for key, used, guessed in sums}}
+
+
+def _week_use(
+    rows: list[AccountWeek],
+    silent: list[Stretch],
+    *,
+    counted: tuple[float, float] | None,
+    start: datetime,
+    now: datetime,
+) -> WeekUse:
+    used_s, estimated_s = counted or (sum(row.used_s for row in rows), sum(row.estimated_s for row in rows))
     tail_h = overlap_s(silent, begin=start, end=now) / 3600
-    estimated_h = sum(row.estimated_s for row in rows) / 3600 + tail_h
-    own_h = sum(row.used_s for row in rows) / 3600 + estimated_h
+    estimated_h = estimated_s / 3600 + tail_h
+    own_h = used_s / 3600 + estimated_h
     told = [row for row in rows if row.official_at is not None]
     if not told:
         return WeekUse(used_h=own_h, estimated_h=estimated_h, own_h=own_h)

@@ -52,6 +52,23 @@ def pieces(start: datetime, end: datetime, rule: WeekRule) -> tuple[tuple[dateti
     return tuple(cut)
 
 
+QUARTER_S = 900
+
+
+def quarters(start: datetime, end: datetime) -> list[tuple[datetime, float]]:
+    """The seconds from `start` to `end` by quarter of an hour: [(its beginning, seconds), …], the earliest first.
+
+    Resets are full hours of zones whose distance from UTC is a multiple of a quarter: none ever falls into one.
+    """
+    cut = []
+    while start < end:
+        begin = start.replace(minute=start.minute // 15 * 15, second=0, microsecond=0)
+        until = min(begin + timedelta(seconds=QUARTER_S), end)
+        cut.append((begin, (until - start).total_seconds()))
+        start = until
+    return cut
+
+
 @lru_cache(maxsize=4096)
 def _week(at: datetime, rule: WeekRule) -> tuple[datetime, datetime]:
     return week_start(at, rule), week_end(at, rule)

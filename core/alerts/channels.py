@@ -74,6 +74,8 @@ def _mail(address: str, alerts: Sequence[Alert]) -> None:
     )
     try:
         mail.send()
+    except ValueError as error:
+        raise NotSent(f"no mail can be sent to {address!r}: {error}", for_good=True) from error
     except (smtplib.SMTPException, OSError) as error:
         raise NotSent(
             f"{settings.EMAIL_HOST} did not take the mail: {type(error).__name__}: {error}"

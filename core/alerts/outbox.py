@@ -19,6 +19,7 @@ from django.db.models import F, Min, Q, QuerySet
 from core.alerts import channels
 from core.alerts.causes import Severity
 from core.models import Alert, AlertDelivery, AlertPreference
+from core.ticks import step_each
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +31,9 @@ HOLD_S = 10.0
 TOGETHER = 500
 """Alerts of one message at most."""
 
-LEASE = timedelta(minutes=2)
-"""How long whoever sends has a message to itself; longer than any channel's own time limits."""
+LEASE = timedelta(minutes=6)
+"""How long whoever sends has a message to itself. A mail server that answers a line at a time, or a library of somebody
+else's, may take any time, but no task lives so long (config.celery): whoever still holds a message then is dead."""
 
 BACK_OFF_S = (30, 120, 600, 1_800, 3_600, 7_200, 14_400, 28_800, 30_000)
 """How long to wait after the first, second, … failed attempt; a day in all, then it is given up."""
@@ -81,11 +83,17 @@ def deliveries_send(*, now: datetime, budget_s: float = BUDGET_S) -> int:
     """
     started_s = time.monotonic()
     delivered = 0
+
+    def message(group: tuple[str, str, datetime]) -> None:
+        nonlocal delivered
+        passed_s = time.monotonic() - started_s
+        if passed_s <= budget_s:
+            # Those before it took their time: it has all of its lease from now on.
+            lease_until = now + timedelta(seconds=passed_s) + LEASE
+            delivered += _message(*group[:2], now=now, lease_until=lease_until)
+
     groups = _due(now).values_list("channel", "target").annotate(since=Min("next_at")).order_by("since")
-    for channel, target, _ in list(groups):
-        if time.monotonic() - started_s > budget_s:
-            break
-        delivered += _message(channel, target, now=now)
+    step_each(message, list(groups))
     return delivered
 
 
@@ -94,19 +102,27 @@ def _due(now: datetime) -> QuerySet[AlertDelivery]:
     return AlertDelivery.objects.filter(free, next_at__lte=now).order_by()
 
 
-def _message(channel: str, target: str, *, now: datetime) -> int:
+def _message(channel: str, target: str, *, now: datetime, lease_until: datetime) -> int:
     claim = secrets.token_hex(16)
     due = _due(now).filter(channel=channel, target=target).order_by("next_at", "pk")
     ids = list(due.values_list("pk", flat=True)[:TOGETHER])
     if (
         not _due(now)
         .filter(pk__in=ids)
-        .update(claim=claim, lease_until=now + LEASE, attempts=F("attempts") + 1)
+        .update(claim=claim, lease_until=lease_until, attempts=F("attempts") + 1)
     ):
         return 0
     mine = AlertDelivery.objects.filter(claim=claim)
     rows = list(mine.select_related("alert__owner").order_by("alert__opened_at", "pk"))
     settled = {"claim": "", "lease_until": None}
+    tired = [row for row in rows if row.attempts > len(BACK_OFF_S) + 1]
+    if tired:
+        # One that fails is given up before that: nobody has lived to see how these went.
+        cut_off = channels.NotSent("every attempt was cut off", for_good=True)
+        _put_off(mine, tired, cut_off, now=now, settled=settled)
+        rows = [row for row in rows if row not in tired]
+    if not rows:
+        return 0
     try:
         channels.send(channel, target, [row.alert for row in rows], now=now)
     except channels.NotSent as error:

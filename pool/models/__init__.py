@@ -1,6 +1,6 @@
 """The pool's rows."""
 
-from pool.models.accounts import Account, AccountWeek
+from pool.models.accounts import Account, AccountUse, AccountWeek
 from pool.models.artifacts import Artifact, JobObject, LogPart
 from pool.models.dispatches import HAUNTING, Dispatch, LogChunk
 from pool.models.history import UtilisationHour, UtilisationMinute, WorkerDay
@@ -18,6 +18,7 @@ __all__ = [
     "NEED_KEY_LIMIT",
     "STARTS_OPEN",
     "Account",
+    "AccountUse",
     "AccountWeek",
     "Artifact",
     "Choice",

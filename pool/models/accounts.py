@@ -79,7 +79,8 @@ class AccountWeek(models.Model):
 
     used_s: proven by their reports. estimated_s: of sessions that fell silent or never say how long they have run.
     official_s: what the provider itself said at official_at, own_s what was counted here by then; since_s and
-    since_estimated_s: what of used_s and estimated_s lies after official_at, and so is added to official_s.
+    since_estimated_s: what was counted here of the time after official_at, and so is added to official_s.
+    starts_at is by the reset as it stood then; where that has been moved, AccountUse says what fell into the present week.
     """
 
     account = models.ForeignKey(Account, on_delete=models.CASCADE, related_name="weeks")
@@ -97,3 +98,23 @@ class AccountWeek(models.Model):
 
     def __str__(self) -> str:
         return f"{self.account_id} {self.starts_at:%Y-%m-%d}"
+
+
+class AccountUse(models.Model):
+    """Seconds of session runtime of an account's machines in one quarter of an hour. at: its beginning.
+
+    Every reset there is falls on a quarter: whatever an account's reset becomes, its weeks can be counted anew from these.
+    shared_s: what of used_s and estimated_s is of the shared pool's workers, and not of rented boxes.
+    """
+
+    account = models.ForeignKey(Account, on_delete=models.CASCADE, related_name="+")
+    at = models.DateTimeField()
+    used_s = models.FloatField(default=0)
+    estimated_s = models.FloatField(default=0)
+    shared_s = models.FloatField(default=0)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["account", "at"], name="account_use")]
+
+    def __str__(self) -> str:
+        return f"{self.account_id} {self.at:%Y-%m-%d %H:%M}"

@@ -44,6 +44,9 @@ class Worker(Stateful):
         settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.PROTECT, related_name="workers"
     )
     name = models.CharField(max_length=80)
+    named = models.BooleanField(
+        default=True, editable=False, help_text=_("by whoever joined it; else it got a name here")
+    )
     epoch = models.PositiveIntegerField(default=0)
     instance_ref = models.CharField(max_length=40, blank=True, default="")
     saved_ref = models.CharField(

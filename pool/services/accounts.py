@@ -116,6 +116,8 @@ def account_check(account: Account) -> None:
         "safe_percent",
     ):
         value = getattr(account, name)
+        if name == "weekly_limit_h" and value == 0:
+            continue  # what a provider says of an account that it allows no GPU
         if value is not None and not (math.isfinite(value) and value > 0):
             raise Invalid(f"{name} must be a number above 0", hint="leave it out where no limit applies")
     limit, shutdown = account.session_limit_h, account.session_shutdown_h

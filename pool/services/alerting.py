@@ -6,17 +6,21 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from django.conf import settings
-from django.db.models import Count, F, Min, Q, QuerySet
+from django.db.models import Count, Exists, F, OuterRef, Q, Window
+from django.db.models.functions import RowNumber
 
 from core.alerts.causes import Finding, Severity, register_source
+from core.models import Alert
 from core.reasons import because, words
 from core.ticks import resumed_at
-from pool.models import Account, Job, Session, Worker
+from pool.models import Account, EnrollmentUse, Job, Session, Worker
 from pool.quota import MONEY, SESSION, WEEK, Reading, reading
 from pool.services.bell import DISPATCH_TICK
+from pool.sessions import limit_s
 from pool.spend import Spend, spend_of
 from pool.states import LISTENING, JobState, WorkerState
-from pool.usage import limits_of, readings, week_used_h, workers_lean
+from pool.terms import TERMS
+from pool.usage import limits_of, week_used_h
 
 LEVELS = ((70.0, "quota_70"), (90.0, "quota_90"))
 
@@ -40,8 +44,16 @@ IN_VAIN = (
 
 
 def workers_lost(now: datetime) -> Iterator[Finding]:
-    """Workers that have gone silent and that nobody has heard, enrolled anew or revoked since."""
-    lost = Worker.objects.filter(state=WorkerState.LOST, state_since__gt=now - LOST_SHOWN).values_list(
+    """Workers that have gone silent and that nobody has heard, enrolled anew or revoked since.
+
+    A notebook without a name that has joined since the last word of another one of its account has taken its place.
+    """
+    joined = EnrollmentUse.objects.filter(
+        worker__account=OuterRef("account"), used_at__gt=OuterRef("last_seen_at")
+    )
+    replaced = Q(Exists(joined), named=False, account__kind__in=list(TERMS))
+    rows = Worker.objects.filter(state=WorkerState.LOST, state_since__gt=now - LOST_SHOWN).exclude(replaced)
+    lost = rows.values_list(
         "pk", "name", "owner_id", "account__owner_id", "account__kind", "account__label", "reason_code", "reason_params"
     )  # fmt: skip
     for pk, name, owner_id, account_owner_id, kind, label, code, params in lost:
@@ -57,48 +69,62 @@ def quotas_near(now: datetime) -> Iterator[Finding]:
         if one.percent >= 100:
             reason = because("account_exhausted", who=str(account), figures=one.figures())
             yield Finding(reason, "account", account.pk, account.owner_id)
-    workers = workers_lean(Worker.objects.filter(pk__in=_sessions_near()))
-    read = readings(workers, now=now)
-    for worker in workers:
-        if read[worker.pk].model == SESSION:
-            who = f"worker {worker.name}"
-            yield from _levels(read[worker.pk], who, Worker.SUBJECT, worker.pk, worker.event_owner_id())
+    for session in _sessions_near(now):
+        worker = session.worker
+        one = reading(limits_of(worker.account), session_runtime_h=session.runtime_s / 3600)
+        if one.model == SESSION:
+            yield from _levels(
+                one, f"worker {worker.name}", Worker.SUBJECT, worker.pk, worker.event_owner_id()
+            )
 
 
-def _sessions_near() -> QuerySet[Session]:
-    """Ids of the workers whose present session is at the lowest level or beyond: a handful of thousands."""
+def _sessions_near(now: datetime) -> Iterator[Session]:
+    """Sessions at the lowest level or beyond, of thousands: a handful. One of a worker that is lost may still run, and
+    what was said of it would be said again when it comes back; after its limit it is over."""
     near_s = F("worker__account__session_shutdown_h") * 3600.0 * LEVELS[0][0] / 100
-    running = Session.objects.filter(worker__state__in=LISTENING, epoch=F("worker__epoch"))
-    return running.filter(worker__account__enabled=True, runtime_s__gte=near_s).values("worker_id")
+    running = Session.objects.filter(
+        worker__state__in=(*LISTENING, WorkerState.LOST),
+        worker__account__enabled=True,
+        epoch=F("worker__epoch"),
+        ended_at__isnull=True,
+        runtime_s__gte=near_s,
+    )
+    for session in running.select_related("worker__account"):
+        longest_s = limit_s(session.worker.account)
+        is_over = longest_s is not None and now - session.started_at >= timedelta(seconds=longest_s)
+        if session.worker.state != WorkerState.LOST or not is_over:
+            yield session
 
 
 def queue_stuck(now: datetime) -> Iterator[Finding]:
-    """Owners whose jobs have waited for too long for something that does not come by itself. One statement."""
+    """Owners whose jobs have waited for too long for something that does not come by itself. One statement over the jobs.
+
+    While the dispatcher has hardly run since it was away nothing new is found: the jobs have hardly been looked at. What
+    stands goes on to stand then, until its jobs wait no more.
+    """
     limit = timedelta(minutes=settings.ALERT_QUEUE_MINUTES)
-    running_since = resumed_at(DISPATCH_TICK)
-    if running_since is None or now - running_since < limit:
-        return  # we were away ourselves: the jobs have hardly been looked at
     # Its line says why it waits; where there is none, nobody has judged it since it was queued.
     judged = Q(waiting__reason_code__in=IN_VAIN)
     unjudged = Q(waiting__judged_at__isnull=True, reason_code__in=IN_VAIN)
     waiting = Job.objects.filter(judged | unjudged, state=JobState.QUEUED, state_since__lt=now - limit)
-    groups = (
-        waiting.order_by()
-        .values("owner_id", "owner__username")
-        .annotate(jobs=Count("pk"), since=Min("state_since"))
-    )
-    for group in groups:
-        first = waiting.filter(owner=group["owner_id"], state_since=group["since"]).first()
-        if first is None:
-            continue  # it was started between the two looks
-        reason = because(
-            "queue_stuck",
-            jobs=group["jobs"],
-            owner=group["owner__username"],
-            minutes=(now - group["since"]).total_seconds() / 60,
-            why=first.reason,
-        )
-        yield Finding(reason, "queue", str(group["owner_id"]), group["owner_id"])
+    running_since = resumed_at(DISPATCH_TICK)
+    if running_since is None or now - running_since < limit:
+        told = Alert.objects.filter(cause="queue_stuck", resolved_at__isnull=True)
+        waiting = waiting.filter(owner__in=[int(pk) for pk in told.values_list("subject_id", flat=True)])
+    owners = {"partition_by": F("owner_id")}
+    longest = waiting.annotate(
+        jobs=Window(Count("pk"), **owners),
+        place=Window(RowNumber(), order_by=("state_since", "pk"), **owners),
+    ).filter(place=1)
+    rows = longest.values_list(
+        "owner_id", "owner__username", "jobs", "state_since", "waiting__reason_code", "waiting__reason_params",
+        "reason_code", "reason_params",
+    )  # fmt: skip
+    for owner_id, username, jobs, since, line_code, line_params, code, params in rows:
+        why = words(line_code, line_params) if line_code else words(code, params)
+        minutes = (now - since).total_seconds() / 60
+        reason = because("queue_stuck", jobs=jobs, owner=username, minutes=minutes, why=why)
+        yield Finding(reason, "queue", str(owner_id), owner_id)
 
 
 def _account_readings(accounts: list[Account], *, now: datetime) -> Iterator[tuple[Account, Reading]]:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from django.db import IntegrityError, transaction
-from django.db.models import F
+from django.db.models import Exists, F, OuterRef, Q
 from django.utils import timezone
 
 from agent import wire
@@ -24,9 +24,9 @@ from pool.services import direct_redis
 from pool.services.credentials import credentials, epoch_of, matches, secret_after, secret_first
 from pool.services.publish import gate_publish
 from pool.services.standings import standings_write
-from pool.services.terms import terms_require
+from pool.services.terms import terms_of, terms_require
 from pool.services.workers import worker_offline, worker_revoke
-from pool.sessions import session_columns, session_known
+from pool.sessions import limit_s, session_columns, session_known
 from pool.states import WorkerState
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,9 @@ TOKEN_PREFIX = "dj_"
 TOKEN_LIFE = timedelta(hours=1)
 SAME_SESSION = timedelta(minutes=2)
 """Two enrolments of one worker whose machines say that they began within this are one session of one machine."""
+
+JOINING = timedelta(hours=1)
+"""So long may a machine that has joined take until its first post."""
 
 NAME_LIMIT = 80
 
@@ -220,8 +223,37 @@ def _identity(token: EnrollmentToken, post: wire.EnrollPost, *, now: datetime) -
         if worker is not None and worker.instance_ref:
             raise EnrollmentRefused(f"{name!r} is the worker of a rented instance")
         if worker is not None:
+            if not worker.named:
+                # Somebody calls it so: it is no place for whoever comes without a name.
+                Worker.objects.filter(pk=worker.pk).update(named=True)
             return worker
-    return _new(token.account, name, now=now)
+    return (None if name else _place_left(token.account, now=now)) or _new(token.account, name, now=now)
+
+
+def _place_left(account: Account, *, now: datetime) -> Worker | None:
+    """The worker that a notebook without a name takes up, locked: another of its account that has gone; None: all run.
+
+    Each time that a person opens her notebook anew would be another worker else. One that joined a moment ago and has
+    not posted yet is not gone. One that is lost may still run: it is told to stand down then, and its jobs run elsewhere
+    already.
+    """
+    if terms_of(account) is None:
+        return None
+    # Two that join at the same moment do not take the same place: what the other has done is seen after this lock.
+    Account.objects.select_for_update(no_key=True).get(pk=account.pk)
+    joined = EnrollmentUse.objects.filter(
+        worker=OuterRef("pk"), epoch=OuterRef("epoch"), used_at__gt=now - JOINING
+    )
+    ended = Session.objects.filter(worker=OuterRef("pk"), epoch=OuterRef("epoch"), ended_at__isnull=False)
+    gone = Worker.objects.filter(
+        Q(state=WorkerState.LOST) | Q(Exists(ended) | ~Exists(joined), state=WorkerState.OFFLINE),
+        account=account,
+        instance_ref="",
+        named=False,
+    )
+    # Those that are known to be over first: "offline" comes after "lost".
+    worker_id = gone.order_by("-state", "-state_since", "pk").values_list("pk", flat=True).first()
+    return Worker.objects.select_for_update().get(pk=worker_id) if worker_id is not None else None
 
 
 def _new(account: Account, name: str, *, now: datetime) -> Worker:
@@ -232,6 +264,7 @@ def _new(account: Account, name: str, *, now: datetime) -> Worker:
                 worker = Worker.objects.create(
                     account=account,
                     name=name or f"{account.label}-{number}"[-NAME_LIMIT:],
+                    named=bool(name),
                     check_interval_s=account.check_interval_s,
                     state=WorkerState.OFFLINE,
                     state_since=now,
@@ -248,6 +281,12 @@ def _new(account: Account, name: str, *, now: datetime) -> Worker:
 
 def _begin_epoch(worker: Worker, token: EnrollmentToken, post: wire.EnrollPost, *, now: datetime) -> None:
     runtime_s = 3600 * (post.session_runtime_hours or 0.0)
+    if growth.is_too_long(runtime_s, limit_s(token.account)):
+        log.warning(
+            "worker=%s says that it has run for %.1f h: more than its provider allows, and not believed",
+            worker.pk, runtime_s / 3600,
+        )  # fmt: skip
+        runtime_s = 0.0
     worker_offline(
         worker, reason=because("new_session"), now=now, ended_at=now - timedelta(seconds=runtime_s)
     )
@@ -285,6 +324,14 @@ def _begin_epoch(worker: Worker, token: EnrollmentToken, post: wire.EnrollPost, 
     signals.worker_online.send(sender=Worker, worker=worker, now=now)
 
 
+def _gap_tell(worker: Worker, unheard_s: float, *, now: datetime) -> None:
+    """Its next post proves these hours, and is the first of its epoch: nobody would see then how long it was silent."""
+    if unheard_s > growth.GAP_S:
+        reason = because("session_gap", gap_h=unheard_s / 3600)
+        event_add(worker, "session_gap", reason=reason, now=now, data={"gap_s": unheard_s})
+        log.warning("worker=%s %s", worker.pk, reason)
+
+
 def _session_open(worker: Worker, before: Session | None, *, runtime_s: float, now: datetime) -> None:
     """The session of the new epoch. A machine that enrols twice is one session: what was counted stays counted."""
     started_at = now - timedelta(seconds=runtime_s)
@@ -294,6 +341,7 @@ def _session_open(worker: Worker, before: Session | None, *, runtime_s: float, n
         # One that began after the end of what is proven of the other is another one, however short that was.
         if started_at <= same.proven_until + growth.SLACK:
             known = replace(same, ended_at=None)
+            _gap_tell(worker, runtime_s - same.counted_s, now=now)
     Session.objects.create(
         worker=worker,
         epoch=worker.epoch,

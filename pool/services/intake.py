@@ -26,6 +26,7 @@ from pool.services.dispatches import lease_s
 from pool.services.history import days_add
 from pool.services.interrogation import posts_answer
 from pool.services.publish import orders_publish
+from pool.services.reading_log import reading_log
 from pool.services.standings import standings_write
 from pool.services.stream import Entry, Page, page_read, page_take, page_trim
 from pool.services.workers import overdue_at, worker_drains, worker_heard, worker_offline
@@ -131,14 +132,17 @@ def _store(page: Page, *, now: datetime) -> bool:
 
 
 def _read(entries: Iterable[Entry], *, now: datetime) -> tuple[dict[str, Heard], list[Sample]]:
-    """Fold the posts, in their order, into what is known of their workers. Foreign posts and old epochs are left out."""
+    """Fold the posts, in their order, into what is known of their workers. Foreign posts and old epochs are left out.
+
+    Workers and then their sessions are locked, in the order in which everybody takes them: who closes a session has done
+    so before it is read here, or waits until it is written.
+    """
     rows = list(entries)
     ids = {entry.post.worker_id for entry in rows}
-    workers = {worker.pk: worker for worker in workers_lean(Worker.objects.filter(pk__in=ids))}
-    sessions = {
-        (row.worker_id, row.epoch): row
-        for row in Session.objects.filter(worker__in=ids, epoch=F("worker__epoch"))
-    }
+    theirs = Worker.objects.select_for_update(no_key=True).filter(pk__in=ids).order_by("pk")
+    workers = {worker.pk: worker for worker in workers_lean(theirs)}
+    present = Session.objects.select_for_update(of=("self",)).filter(worker__in=ids, epoch=F("worker__epoch"))
+    sessions = {(row.worker_id, row.epoch): row for row in present.order_by("pk")}
     rules = {account.pk: limits_of(account).week for account in {one.account for one in workers.values()}}
     heard: dict[str, Heard] = {}
     samples: list[Sample] = []
@@ -164,7 +168,7 @@ def _read(entries: Iterable[Entry], *, now: datetime) -> tuple[dict[str, Heard],
             silence_s=overdue_s(worker.check_interval_s, missing=2),
         )
         known.session = grown.session
-        known.bookings += bookings_of(grown, account_id=worker.account_id, rule=rule)
+        known.bookings += bookings_of(grown, worker=worker, rule=rule)
         known.proven += grown.proven
         if grown.late:
             continue
@@ -344,9 +348,7 @@ def _log_readings(heard: dict[str, Heard], standings: Mapping[str, Standing], *,
             week_used_h=reading.used - grown_s.get(one.worker.account_id, 0.0) / 3600,
         )
         if reading.is_news(before) or _first_of_hour(one, now=now):
-            level = logging.INFO if reading.safe else logging.WARNING
-            name = one.worker.name
-            log.log(level, "%s", reading.line(name), extra={"fields": {"quota": reading.fields(name)}})
+            reading_log(one.worker, reading)
 
 
 def _first_of_hour(one: Heard, *, now: datetime) -> bool:

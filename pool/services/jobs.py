@@ -136,6 +136,18 @@ def job_take(job: Job, chosen: Chosen, *, now: datetime) -> Dispatch | None:
         chosen.kind,
         chosen.name,
         chosen.percent,
+        extra={
+            "fields": {
+                "select": {
+                    "tenant": job.owner_id,
+                    "job": job.pk,
+                    "attempt": number,
+                    "provider": chosen.kind,
+                    "worker": chosen.name,
+                    "percent": round(chosen.percent, 2),
+                }
+            }
+        },
     )
     return dispatch
 

@@ -8,9 +8,11 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db.models import Q, QuerySet
+from django.utils import timezone
 
 from core.errors import Busy
 from core.text import storable
+from core.ticks import step_each
 from pool.models import Account, OfficialQuota
 from pool.providers.kaggle import Kaggle, KaggleRefused, KaggleUnknown
 from pool.services.official import Official, official_take
@@ -49,6 +51,11 @@ def quotas_due(*, now: datetime, limit: int = 20) -> QuerySet[Account]:
     due = Q(official_quota__isnull=True) | Q(official_quota__tried_at__lt=now - QUOTA_EVERY)
     rows = Account.objects.filter(due, kind=Account.Kind.KAGGLE, enabled=True)
     return rows.order_by("official_quota__tried_at")[:limit]
+
+
+def quotas_read(*, now: datetime) -> int:
+    """Ask for all that are due; returns how many were asked. Each has its own time: Kaggle may take a while for each."""
+    return step_each(lambda account: quota_read(account, now=timezone.now()), list(quotas_due(now=now)))
 
 
 def quota_read(account: Account, *, now: datetime) -> OfficialQuota | None:

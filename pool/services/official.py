@@ -13,12 +13,13 @@ from django.db.models import F
 
 from core.models import Event
 from core.reasons import because
-from pool.models import Account, AccountWeek, Session
+from pool.models import Account, AccountWeek, Session, Worker
 from pool.services.books import session_end
+from pool.services.reading_log import reading_log
 from pool.services.standings import standings_expire
-from pool.sessions import overlap_s, running
-from pool.states import WorkerState
-from pool.usage import limits_of, week_use
+from pool.sessions import counted_after, overlap_s, running
+from pool.states import LISTENING, WorkerState
+from pool.usage import limits_of, readings, week_use, workers_lean
 from pool.weeks import week_start
 
 log = logging.getLogger(__name__)
@@ -45,47 +46,57 @@ class Official:
 def official_take(*, account: Account, said: Official, at: datetime) -> AccountWeek | None:
     """Let what the provider said at `at` count: limit and reset become the account's data, the hours used its week's.
 
-    What ran at that time has used as much as is counted here, and no more than is reserved; what reports prove later is
-    added from `at` on. Where nothing is reserved nothing runs: sessions of lost workers are over, and no longer
-    estimated. Returns the week; None where the hours were not said or a later figure is known. One transaction.
+    at: when the provider was asked. What ran then has used as much as is counted here, and no more than is reserved; what
+    is counted here of the time after that, even before its answer is taken, is added to it. Where nothing is reserved
+    nothing runs: sessions of lost workers are over, and no longer estimated. Returns the week; None where the hours were not said or a later figure is known. One transaction.
     """
     with transaction.atomic():
-        account = Account.objects.select_for_update().get(pk=account.pk)
+        # No key: whoever books hours meanwhile names the account.
+        account = Account.objects.select_for_update(no_key=True).get(pk=account.pk)
+        workers = workers_lean(Worker.objects.filter(account=account, state__in=LISTENING))
+        before = readings(workers, now=at)
         _limits_take(account, said, at=at)
-        if said.used_s is None:
-            return None
-        starts_at = week_start(at, limits_of(account).week)
-        own_s = 3600 * week_use([account], now=at)[account.pk].own_h
-        if said.reserved_s == 0:
-            _close_lost(account, at=at)
-        # Sessions before weeks, as everywhere: who locks them the other way round may wait for ever.
-        week, _ = AccountWeek.objects.select_for_update().get_or_create(account=account, starts_at=starts_at)
-        if week.official_at is not None and week.official_at >= at:
-            return None
-        part_s = overlap_s(running(account, at=at), begin=starts_at, end=at)
-        running_s = part_s if said.reserved_s is None else min(part_s, said.reserved_s)
-        before_s = None if week.official_s is None or week.own_s is None else week.official_s - week.own_s
-        week.official_s, week.official_at, week.own_s = said.used_s + running_s, at, own_s
-        week.since_s = week.since_estimated_s = 0.0
-        AccountWeek.objects.filter(pk=week.pk).update(
-            official_s=week.official_s,
-            official_at=at,
-            own_s=own_s,
-            since_s=0,
-            since_estimated_s=0,
-        )
-        difference_s = week.official_s - own_s
-        if abs(difference_s - (before_s or 0.0)) >= WORTH_AN_EVENT_S:
-            reason = because("week_corrected", official_h=week.official_s / 3600, own_h=own_s / 3600)
-            _event(account, "week_corrected", reason, at)
-            log.warning("account=%s %s", account.pk, reason)
-        standings_expire([account.pk])
+        week = _figure_take(account, said, at=at) if said.used_s is not None else None
+        for worker in workers:
+            worker.account = account
+        after = readings(workers, now=at)
+        for worker in workers:
+            if after[worker.pk].is_news(before[worker.pk]):
+                reading_log(worker, after[worker.pk])
+    return week
+
+
+def _figure_take(account: Account, said: Official, *, at: datetime) -> AccountWeek | None:
+    # Nothing is booked meanwhile. Sessions before weeks, as everywhere: who locks them the other way round may wait for
+    # ever.
+    theirs = Session.objects.filter(worker__account=account, epoch=F("worker__epoch"))
+    list(theirs.select_for_update(of=("self",)).order_by("pk").values_list("pk"))
+    starts_at = week_start(at, limits_of(account).week)
+    since_s, since_estimated_s = counted_after(account, at=at)
+    own_s = 3600 * week_use([account], now=at)[account.pk].own_h - since_s - since_estimated_s
+    if said.reserved_s == 0:
+        _close_lost(account, at=at)
+    week, _ = AccountWeek.objects.select_for_update().get_or_create(account=account, starts_at=starts_at)
+    if week.official_at is not None and week.official_at >= at:
+        return None
+    part_s = overlap_s(running(account, at=at), begin=starts_at, end=at)
+    running_s = part_s if said.reserved_s is None else min(part_s, said.reserved_s)
+    before_s = None if week.official_s is None or week.own_s is None else week.official_s - week.own_s
+    week.official_s, week.official_at, week.own_s = (said.used_s or 0.0) + running_s, at, own_s
+    week.since_s, week.since_estimated_s = since_s, since_estimated_s
+    week.save(update_fields=["official_s", "official_at", "own_s", "since_s", "since_estimated_s"])
+    difference_s = week.official_s - own_s
+    if abs(difference_s - (before_s or 0.0)) >= WORTH_AN_EVENT_S:
+        reason = because("week_corrected", official_h=week.official_s / 3600, own_h=own_s / 3600)
+        _event(account, "week_corrected", reason, at)
+        log.warning("account=%s %s", account.pk, reason)
+    standings_expire([account.pk])
     return week
 
 
 def _limits_take(account: Account, said: Official, *, at: datetime) -> None:
     found: dict[str, Any] = {}
-    if said.total_s:
+    if said.total_s is not None:
         found["weekly_limit_h"] = said.total_s / 3600
     if said.refresh_at is not None and at < said.refresh_at <= at + WEEK:
         found |= _reset(said.refresh_at, account.reset_zone)
@@ -101,9 +112,12 @@ def _limits_take(account: Account, said: Official, *, at: datetime) -> None:
 
 
 def _reset(refresh_at: datetime, zone: str) -> dict[str, Any]:
-    """The reset as the account's own zone's clock shows it; in UTC where that is no full hour."""
-    local = refresh_at.astimezone(ZoneInfo(zone))
-    if local.minute or local.second:
+    """The reset as the account's own zone's clock shows it; in UTC where that is no full hour, or where the clocks
+    change: a provider's week has always as many hours, and would begin an hour off after the change."""
+    place = ZoneInfo(zone)
+    local = refresh_at.astimezone(place)
+    year = {(refresh_at + week * WEEK).astimezone(place).utcoffset() for week in range(53)}
+    if local.minute or local.second or len(year) > 1:
         zone, local = "UTC", refresh_at.astimezone(ZoneInfo("UTC"))
     return {"reset_weekday": local.weekday(), "reset_hour": local.hour, "reset_zone": zone}
 

@@ -11,17 +11,15 @@ from typing import Any
 
 from django.db.models import Count, Sum
 
-from pool.models import Account, Dispatch, Job, Session, Worker
-from pool.plan import Day, Holding, Plan, Queue, Spell, Standing, plan, usual_day
-from pool.quota import SESSION, Reading, week_end
+from pool.models import Account, AccountUse, Dispatch, Job, Worker
+from pool.plan import Part, Plan, Queue, plan, usual_day
+from pool.quota import SESSION, week_end
 from pool.selectors import slots_taken
-from pool.states import DispatchState, JobState, WorkerState
-from pool.usage import WeekUse, limits_of, readings, week_use
+from pool.states import LISTENING, DispatchState, JobState, WorkerState
+from pool.supply import Day, Holding, Standing
+from pool.usage import Figures, WeekUse, figures, limits_of, week_use
 
 HISTORY = timedelta(weeks=4)
-LONGEST_SESSION = timedelta(days=1)
-"""A session that began so long before the four weeks is not looked for."""
-
 JOB_H = 1.0
 """How long a job takes, where neither it nor any other has said."""
 
@@ -63,20 +61,19 @@ def pool_plan(
     )
     for worker in workers:
         worker.account = accounts[worker.account_id]
-    read = readings(workers, now=now)
-    online = [worker for worker in workers if worker.state == WorkerState.ONLINE and worker.account.enabled]
-    safe = [worker for worker in online if read[worker.pk].safe]
+    known = figures(workers, now=now)
+    running = [worker for worker in workers if worker.state in LISTENING and worker.account.enabled]
+    online = [worker for worker in running if worker.state == WorkerState.ONLINE]
+    safe = [worker for worker in online if known[worker.pk].reading().safe]
     use = week_use([account for account in accounts.values() if account.weekly_limit_h is not None], now=now)
-    known = Counter(worker.account_id for worker in workers)
+    sessions = _sessions(workers)
     there = Counter(worker.account_id for worker in online)
-    spent = Counter(worker.account_id for worker in online if not read[worker.pk].safe)
     days = _usual(accounts, now=now)
     holdings = {
         key: _holding(
             account,
             use.get(key, WeekUse()),
-            sessions=max(1, known[key]),
-            running=spent[key],
+            sessions=max(1, sessions.get(key, 0)),
             usual=days[key],
             now=now,
         )
@@ -90,14 +87,7 @@ def pool_plan(
     ]
     typical_job_h = _typical_job_h(now=now)
     queue = _queue(online, within_h=within_h, job_h=typical_job_h)
-    standings = [
-        Standing(
-            account_id=worker.account_id,
-            kind=worker.account.kind,
-            serves_h=_serves_h(worker.account, read[worker.pk]),
-        )
-        for worker in safe
-    ]
+    standings = [_standing(worker, known[worker.pk]) for worker in running]
     found = plan(mine, standings, queue, now=now, usual=list(holdings.values()), wanted=wanted)
     return PoolPlan(
         at=now,
@@ -118,12 +108,10 @@ def pool_plan(
     )
 
 
-def _holding(
-    account: Account, use: WeekUse, *, sessions: int, running: int, usual: Day, now: datetime
-) -> Holding:
+def _holding(account: Account, use: WeekUse, *, sessions: int, usual: Day, now: datetime) -> Holding:
     limits = limits_of(account)
     part = limits.safe_percent / 100
-    session_h = limits.session_shutdown_h or limits.session_limit_h
+    runs_h = session_h = limits.session_shutdown_h or limits.session_limit_h
     weekly = limits.weekly_limit_h
     if weekly is None and session_h is not None:
         session_h *= part
@@ -134,36 +122,42 @@ def _holding(
         enabled=account.enabled,
         zone=account.reset_zone,
         usable_h=None if weekly is None else max(0.0, part * weekly - use.used_h),
+        week_h=None if weekly is None else part * weekly,
         session_h=session_h,
+        runs_h=runs_h,
         resets_at=None if weekly is None else week_end(now, limits.week),
         sessions=sessions,
-        running=running,
         usual=usual,
     )
 
 
-def _serves_h(account: Account, read: Reading) -> float | None:
-    """How long a worker is still safe, if its machine runs on."""
-    if read.left_h is None or read.limit is None:
-        return read.left_h
-    hours = [read.left_h]
-    if read.model == SESSION or account.weekly_limit_h is not None:
-        hours.append(max(0.0, account.safe_percent / 100 * read.limit - read.used))
-    return min(hours)
+def _standing(worker: Worker, one: Figures) -> Standing:
+    """How long its machine's session is fit for jobs, and when it is over. What its week allows is the plan's to say."""
+    limits, read = one.limits, one.reading()
+    runtime_h = one.session.runtime_s / 3600
+    shutdown_h = limits.session_shutdown_h
+    ends_h = None if shutdown_h is None else max(0.0, shutdown_h - runtime_h)
+    serves_h = ends_h
+    if worker.state != WorkerState.ONLINE or (limits.weekly_limit_h is None and not read.safe):
+        serves_h = 0.0
+    elif read.model == SESSION and shutdown_h is not None:
+        serves_h = max(0.0, limits.safe_percent / 100 * shutdown_h - runtime_h)
+    return Standing(account_id=worker.account_id, kind=worker.account.kind, serves_h=serves_h, ends_h=ends_h)
+
+
+def _sessions(workers: Iterable[Worker]) -> dict[str, int]:
+    """Account id -> how many sessions it may run at once, as far as is known: its named workers, and those that run."""
+    return Counter(worker.account_id for worker in workers if worker.named or worker.state in LISTENING)
 
 
 def _usual(accounts: Mapping[str, Account], *, now: datetime) -> dict[str, Day]:
     since = now - HISTORY
-    spells: dict[str, list[Spell]] = {}
-    rows = Session.objects.filter(
-        worker__instance_ref="", started_at__gt=since - LONGEST_SESSION, started_at__lt=now, counted_s__gt=0
-    )
-    for account_id, began, runtime_s in rows.order_by().values_list(
-        "worker__account_id", "started_at", "counted_s"
-    ):
-        spells.setdefault(account_id, []).append((began, began + timedelta(seconds=runtime_s)))
+    rows = AccountUse.objects.filter(at__gte=since, at__lt=now, shared_s__gt=0).order_by()
+    parts: dict[str, list[Part]] = {}
+    for account_id, at, seconds in rows.values_list("account_id", "at", "shared_s"):
+        parts.setdefault(account_id, []).append((at, seconds))
     return {
-        key: usual_day(spells.get(key, []), since=since, until=now, zone=account.reset_zone)
+        key: usual_day(parts.get(key, []), since=since, until=now, zone=account.reset_zone)
         for key, account in accounts.items()
     }
 

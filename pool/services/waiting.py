@@ -51,7 +51,13 @@ def reasons_write(
     for line, reason in _reasons(due[:AT_ONCE], now=now):
         before = said.get(line.key)
         if before is None or (before.reason_code, before.reason_params) != (reason.code, dict(reason.params)):
-            log.info("select tenant=%s waits: %s", line.need.tenant_id, reason)
+            fields = {"tenant": line.need.tenant_id, "reason": reason.code, "params": dict(reason.params)}
+            log.info(
+                "select tenant=%s waits: %s",
+                line.need.tenant_id,
+                reason,
+                extra={"fields": {"select": fields}},
+            )
         told.append(Waiting(key=line.key, judged_at=now, **Waiting.reason_columns(reason)))
     Waiting.objects.bulk_create(
         told,

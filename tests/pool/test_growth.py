@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pool.growth import Growth, Run, Session, growth, overdue_s, vanished_until
-from pool.weeks import WeekRule, pieces, week_end
+from pool.weeks import QUARTER_S, WeekRule, pieces, quarters, week_end
 
 MONDAY = datetime(2026, 11, 16, tzinfo=UTC)
 RULE = WeekRule()
@@ -265,3 +265,13 @@ def test_pieces_join_to_the_whole_and_none_lies_across_a_reset(begin_h: float, l
     assert sum((end - begin).total_seconds() for _, begin, end in cut) == pytest.approx(
         3600 * length_h, abs=1e-5
     )
+
+
+@given(begin_h=st.floats(-400, 400), length_h=st.floats(0, 30))
+def test_quarters_join_to_the_whole(begin_h: float, length_h: float) -> None:
+    start, end = h(begin_h), h(begin_h + length_h)
+    cut = quarters(start, end)
+    assert sum(seconds for _, seconds in cut) == pytest.approx((end - start).total_seconds())
+    assert all(at.minute % 15 == at.second == at.microsecond == 0 for at, _ in cut)
+    assert all(0 < seconds <= QUARTER_S for _, seconds in cut)
+    assert len({at for at, _ in cut}) == len(cut)

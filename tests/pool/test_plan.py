@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pool.plan import Holding, Plan, Queue, Standing, plan, usual_day
+from pool.plan import Plan, Queue, plan, usual_day
+from pool.supply import Holding, Standing, shares
+from pool.weeks import quarters
 
 NOW = datetime(2026, 11, 24, 6, 12, tzinfo=UTC)
 """A Tuesday."""
@@ -107,7 +109,6 @@ def test_a_session_that_ends_makes_room_for_the_next_of_its_account_and_both_tak
             replace(KAGGLE, usable_h=0.2),
             "0.2 h of its week can still be used: too little for a session; anew in 90 h",
         ),
-        (replace(KAGGLE, running=1), "all of its 1 sessions run"),
         (replace(KAGGLE, usable_h=None, session_h=None), "it has no hours to plan: nothing limits it"),
     ],
 )
@@ -120,6 +121,77 @@ def test_an_account_that_is_not_opened_says_why(holding: Holding, why: str) -> N
     )
 
 
+def test_a_session_near_its_limit_holds_its_place_until_it_is_over() -> None:
+    near = Standing(account_id="c", kind="colab", serves_h=0, ends_h=1.1)
+    found = plan([COLAB], [near], Queue(jobs={"": 1}), now=NOW)
+    assert [(step.account_id, step.at.hour) for step in found.steps] == [("c", 8)]
+    found = plan([COLAB], [replace(near, ends_h=30)], Queue(jobs={"": 1}), now=NOW)
+    assert str(found.reasons["c"]) == "all of its 1 sessions run"
+
+
+# -- the reset ----------------------------------------------------------------------------------------
+
+FRIDAY = datetime(2026, 11, 27, 20, 12, tzinfo=UTC)
+MIDNIGHT = datetime(2026, 11, 28, tzinfo=UTC)
+SPENT = replace(KAGGLE, usable_h=0.0, week_h=21.0, resets_at=MIDNIGHT)
+
+
+def test_an_account_that_is_used_up_is_opened_when_its_week_begins_anew() -> None:
+    found = plan([SPENT], [], Queue(), now=FRIDAY, wanted={"average": 1})
+    first, second, *_ = found.steps
+    assert (first.at, first.serves_h) == (MIDNIGHT, 8.5)
+    assert str(first.reason) == "21.0 h of its week can still be used and lapse in 168 h"
+    assert (second.at, second.serves_h) == (MIDNIGHT + timedelta(hours=9), 8.5)
+    assert [hour.missing for hour in found.hours[:5]] == [1, 1, 1, 1, 0]
+
+
+def test_a_session_that_runs_across_the_reset_takes_of_both_weeks_what_lies_in_each() -> None:
+    evening = datetime(2026, 11, 27, 22, 0, tzinfo=UTC)
+    little = replace(SPENT, usable_h=3.0)
+    (first, second, third) = plan([little], [], Queue(), now=evening, wanted={"average": 1}).steps
+    assert (first.at, first.serves_h) == (evening, 8.5)  # two hours of this week, six and a half of the next
+    assert (second.serves_h, third.serves_h) == (8.5, pytest.approx(21 - 6.5 - 8.5))
+    scarce = replace(SPENT, usable_h=1.5)
+    first, second, *_ = plan([scarce], [], Queue(), now=evening, wanted={"average": 1}).steps
+    assert (first.serves_h, second.at) == (1.5, MIDNIGHT)
+
+
+def test_a_worker_that_is_near_its_weeks_limit_serves_again_after_the_reset() -> None:
+    runs = Standing(account_id="k", kind="kaggle", serves_h=7.0, ends_h=7.0)
+    found = plan([SPENT], [runs], Queue(), now=FRIDAY, wanted={"average": 1})
+    assert [hour.there for hour in found.hours[:8]] == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert found.steps[0].at == FRIDAY.replace(minute=0) + timedelta(hours=8)
+
+
+def test_workers_of_one_account_use_up_its_week_together() -> None:
+    both = [Standing(account_id="k", kind="kaggle", serves_h=8.0, ends_h=8.0)] * 2
+    two = replace(KAGGLE, usable_h=6.0, week_h=21.0, sessions=2)
+    found = plan([two], both, Queue(), now=NOW)
+    assert [hour.there for hour in found.hours[:6]] == [2, 2, 2, 2, 0, 0]  # three hours each, from 06:12
+    assert plan([two], both[:1], Queue(), now=NOW).hours[6].there == 1
+
+
+def test_workers_of_an_account_that_is_somebody_elses_share_its_week_as_well() -> None:
+    both = [Standing(account_id="k", kind="kaggle", serves_h=8.0, ends_h=8.0)] * 2
+    found = plan([COLAB], both, Queue(), now=NOW, usual=[COLAB, replace(KAGGLE, usable_h=6.0)])
+    assert [hour.there for hour in found.hours[3:5]] == [2, 0]
+
+
+@given(wishes=st.lists(st.floats(0, 12), max_size=6), budget=st.floats(0, 30))
+def test_shares_are_the_same_for_all_that_wish_for_more_and_no_hour_is_kept_back(
+    wishes: list[float], budget: float
+) -> None:
+    got = shares(wishes, budget)
+    assert sum(got) == pytest.approx(min(budget, sum(wishes)))
+    most = max(got, default=0.0)
+    for wish, share in zip(wishes, got, strict=True):
+        assert share <= wish
+        assert share == pytest.approx(wish) or share == pytest.approx(most)
+
+
+# -- levels and profile -------------------------------------------------------------------------------
+
+
 def test_levels_that_are_given_stand_in_place_of_what_was_used() -> None:
     found = make(replace(KAGGLE, usual=OFFICE), wanted={"peak": 1, "night": 2})
     assert found.levels == {"peak": 1, "average": 1, "night": 2}
@@ -127,14 +199,15 @@ def test_levels_that_are_given_stand_in_place_of_what_was_used() -> None:
 
 def test_a_profile_is_the_mean_of_the_days_that_there_were() -> None:
     since, until = NOW - timedelta(weeks=4), datetime(2026, 11, 24, tzinfo=UTC)
-    spells = [
-        (
+    parts = [
+        part
+        for day in (1, 2, 3)
+        for part in quarters(
             until - timedelta(days=day) + timedelta(hours=9),
             until - timedelta(days=day) + timedelta(hours=10.5),
         )
-        for day in (1, 2, 3)
     ]
-    day = usual_day(spells, since=since, until=until, zone="UTC")
+    day = usual_day(parts, since=since, until=until, zone="UTC")
     assert day[9] == pytest.approx(3 / 2.625)
     assert (day[10], day[11]) == (pytest.approx(1.5 / 2.625), 0)
     assert usual_day([], since=since, until=until, zone="UTC") == (0.0,) * 24
@@ -151,8 +224,9 @@ def test_a_profile_holds_every_hour_that_was_used_once(
     since = datetime(2026, 10, 1, tzinfo=UTC)  # the clocks of Berlin change within
     until = since + timedelta(weeks=4)
     spells = [(since + timedelta(hours=one), since + timedelta(hours=one + length_h)) for one in begins]
-    day = usual_day(spells, since=since, until=until, zone=zone)
-    days = max(1.0, (until - min((one for one, _ in spells), default=until)).total_seconds() / 86_400)
+    parts = [part for begin, end in spells for part in quarters(begin, min(end, until))]
+    day = usual_day(parts, since=since, until=until, zone=zone)
+    days = max(1.0, (until - min((at for at, _ in parts), default=until)).total_seconds() / 86_400)
     used = sum((min(end, until) - begin).total_seconds() for begin, end in spells) / 3600
     assert sum(day) * days == pytest.approx(used)
 

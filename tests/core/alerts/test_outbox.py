@@ -14,6 +14,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.db import connection
 
+from config.celery import app
 from core.alerts import channels, outbox
 from core.alerts.outbox import BACK_OFF_S, HOLD_S, LEASE, deliveries_send
 from core.models import Alert, AlertDelivery, AlertPreference
@@ -224,6 +225,32 @@ def test_a_mail_server_that_comes_back_gets_it(watch: Watch, told: Told, smtp: S
 # -- exactly once ---------------------------------------------------------------------------------------------------
 
 
+def test_a_lease_is_whole_however_long_the_recipients_before_it_took(
+    watch: Watch, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told(emails=["slow@example.org", "last@example.org"])
+    watch.says("attic")
+    watch.look()
+    AlertDelivery.objects.filter(target="slow@example.org").update(next_at=at(0))
+    passed = [0.0]
+    left = []
+
+    def takes_its_time(channel: str, target: str, *_: Any, **__: Any) -> None:
+        lease_until = AlertDelivery.objects.get(target=target).lease_until
+        assert lease_until is not None
+        left.append(lease_until - at(HOLD_S + passed[0]))
+        passed[0] += 90
+
+    monkeypatch.setattr(outbox.time, "monotonic", lambda: passed[0])
+    monkeypatch.setattr(outbox.channels, "send", takes_its_time)
+    assert send() == 2
+    assert left == [LEASE, LEASE]
+
+
+def test_no_task_lives_as_long_as_a_lease() -> None:
+    assert app.conf.task_time_limit < LEASE.total_seconds()
+
+
 @pytest.mark.django_db(transaction=True)
 def test_two_that_send_at_the_same_moment_send_once(watch: Watch, told: Told, smtp: SmtpServer) -> None:
     told(emails=[f"ops{number}@example.org" for number in range(8)])
@@ -265,8 +292,24 @@ def test_a_worker_that_dies_while_sending_leaves_it_to_another_after_its_lease(
         with pytest.raises(Killed):
             send()
     assert send(HOLD_S + 1) == 0
-    assert send(HOLD_S + LEASE.total_seconds()) == 1
+    assert send(HOLD_S + LEASE.total_seconds() - 1) == 0
+    assert send(HOLD_S + LEASE.total_seconds() + 60) == 1
     assert len(smtp.messages) == 1
+
+
+def test_a_recipient_that_never_lets_a_sender_live_is_given_up(
+    watch: Watch, told: Told, smtp: SmtpServer
+) -> None:
+    told(emails=["ops@example.org"])
+    watch.says("attic", "cellar")
+    watch.look()
+    tired = AlertDelivery.objects.order_by("pk").first()
+    assert tired is not None
+    AlertDelivery.objects.filter(pk=tired.pk).update(attempts=len(BACK_OFF_S) + 1)
+    assert send() == 1
+    assert len(smtp.messages) == 1
+    tired.refresh_from_db()
+    assert (tired.given_up_at, tired.next_at, tired.error) == (at(HOLD_S), None, "every attempt was cut off")
 
 
 def test_the_same_message_sent_again_has_the_same_id(
@@ -281,6 +324,21 @@ def test_the_same_message_sent_again_has_the_same_id(
     send()
     first, second = smtp.messages
     assert first["Message-ID"] == second["Message-ID"]
+
+
+def test_an_address_that_is_none_is_given_up_and_holds_up_nobody(
+    watch: Watch, told: Told, smtp: SmtpServer, alice: User
+) -> None:
+    told(emails=["ops@example.org"])
+    User.objects.filter(pk=alice.pk).update(email="alice@@example..org, <")
+    alice.refresh_from_db()
+    watch.says("attic", owner=alice)
+    watch.look()
+    assert send() == 1
+    assert smtp.recipients == ["ops@example.org"]
+    row = AlertDelivery.objects.exclude(target="ops@example.org").get()
+    assert (row.given_up_at, row.next_at) == (at(HOLD_S), None)
+    assert "no mail can be sent to 'alice@@example..org, <'" in row.error
 
 
 # -- webhook --------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
 from django.utils import timezone
+from django.utils.dateparse import parse_datetime
 from rest_framework.test import APIClient
 
 from agent import wire
@@ -20,6 +21,7 @@ from pool.models import Account, AccountWeek, Dispatch, EnrollmentToken, Job, Se
 from pool.quota import WeekRule, week_start
 from pool.services.accounts import account_create
 from pool.services.jobs import jobs_dispatch
+from pool.services.official import Official, official_take
 from pool.services.reports import dispatch_claim, dispatch_finish, dispatch_log
 from pool.services.workers import worker_create
 from pool.terms import TERMS
@@ -422,6 +424,20 @@ def test_the_pool_at_a_glance(
     assert (week["used_hours"], week["limit_hours"], week["percent"]) == (18, 30, 60)
     assert (week["own_hours"], week["estimated_hours"], week["official_hours"]) == (18, 0, None)
     assert body["jobs"] == {"deferred": 0, "queued": 1, "dispatched": 0, "running": 0}
+
+
+def test_what_the_provider_said_and_how_far_it_was_off_is_shown(
+    api_client: Client, alice: User, enrol: Enrol
+) -> None:
+    now = timezone.now()
+    kaggle = account_create(owner=alice, kind="kaggle", label="k")
+    enrol("w", into=kaggle, online=False, now=now)
+    AccountWeek.objects.create(account=kaggle, starts_at=week_start(now, WeekRule()), used_s=18 * 3600)
+    official_take(account=kaggle, said=Official(used_s=20.5 * 3600, reserved_s=0), at=now)
+    (week,) = api_client(alice).get("/api/pool/status").json()["weeks"]
+    assert (week["used_hours"], week["own_hours"], week["official_hours"]) == (20.5, 18, 20.5)
+    assert week["difference_hours"] == pytest.approx(2.5)
+    assert parse_datetime(week["official_at"]) == now
 
 
 def test_an_unlimited_pool_has_no_figure_for_hours(api_client: Client, alice: User, enrol: Enrol) -> None:

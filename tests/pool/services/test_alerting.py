@@ -11,7 +11,7 @@ import pytest
 from django.contrib.auth.models import User
 
 from core.alerts.checking import alerts_check
-from core.models import Alert, TickRun
+from core.models import Alert, Event, TickRun
 from core.reasons import because
 from core.transitions import advance
 from pool import spend
@@ -23,7 +23,7 @@ from pool.services.bell import DISPATCH_TICK
 from pool.services.job_spec import JobSpec
 from pool.services.jobs import jobs_dispatch
 from pool.services.submission import job_submit
-from pool.services.workers import worker_heard, worker_lost, worker_revoke
+from pool.services.workers import worker_heard, worker_lost, worker_offline, worker_revoke
 from pool.spend import Spend
 from pool.states import WorkerState
 from pool.usage import limits_of
@@ -72,6 +72,19 @@ def test_a_worker_that_was_revoked_or_lost_long_ago_is_no_news(enrol: Enrol) -> 
     assert found(workers_lost, NOON + LOST_SHOWN) == []
 
 
+def test_a_notebook_that_has_joined_again_is_lost_no_more(alice: User, enrol: Enrol) -> None:
+    """A person opens her notebook anew before anybody has missed the machine that had died."""
+    colab = account_create(owner=alice, kind="colab", label="c")
+    named, died = enrol("mine", into=colab), enrol(into=colab)
+    anew = enrol(into=colab, now=at(1))
+    assert anew.pk != died.pk
+    for worker in (named, died):
+        lose(worker)
+    assert found(workers_lost, at(3)) == [("worker_is_lost", named.pk)]
+    lose(anew)
+    assert found(workers_lost, at(3)) == [("worker_is_lost", pk) for pk in sorted((named.pk, anew.pk))]
+
+
 # -- quotas ---------------------------------------------------------------------------------------------------------
 
 
@@ -99,11 +112,31 @@ def test_a_session_is_its_workers(alice: User, enrol: Enrol) -> None:
     near, fresh, over = (enrol(name, into=colab) for name in ("near", "fresh", "over"))
     near.sessions.update(runtime_s=10.8 * 3600)
     over.sessions.update(runtime_s=11.4 * 3600)
-    lose(over)
+    worker_offline(over, reason=because("session_ended"), now=NOON)
     assert found(quotas_near) == [("quota_70", near.pk), ("quota_90", near.pk)]
     (first, _) = quotas_near(NOON)
     assert str(first.reason) == "worker near has used 94 % of its quota: session 10.80h/11.5h (93.9%)"
     assert fresh.pk not in dict(found(quotas_near)).values()
+
+
+def test_a_session_is_told_of_once_though_its_worker_is_lost_for_a_while(alice: User, enrol: Enrol) -> None:
+    worker = enrol("w", into=account_create(owner=alice, kind="colab", label="c"), runtime_h=10.8)
+    for minute in (0, 1):
+        alerts_check(now=at(minute))
+    lose(worker)
+    for minute in (2, 40):
+        alerts_check(now=at(minute))
+    worker_heard(worker, now=at(41))
+    alerts_check(now=at(41))
+    near = Alert.objects.filter(cause__startswith="quota")
+    assert sorted(near.values_list("cause", "state")) == [("quota_70", "open"), ("quota_90", "open")]
+    assert not Event.objects.filter(
+        code__in=("alert_resolved", "alert_reopened"), subject_id__in=near
+    ).exists()
+    worker.refresh_from_db()
+    lose(worker)
+    assert found(quotas_near, at(71)) != []
+    assert found(quotas_near, at(72)) == []  # twelve hours: the provider has ended it
 
 
 def test_money_is_a_quota_as_well(alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +161,7 @@ def test_the_number_of_accounts_and_workers_costs_no_query(
     for number in range(10):
         account_create(owner=alice, kind="kaggle", label=f"k{number}")
         enrol(f"w{number}", into=colab, runtime_h=9.0)
-    with django_assert_num_queries(6):
+    with django_assert_num_queries(4):
         assert len(list(quotas_near(NOON))) == 10
 
 
@@ -185,6 +218,41 @@ def test_our_own_absence_is_nobodys_wait(alice: User, enrol: Enrol) -> None:
     TickRun.objects.create(name=DISPATCH_TICK, started_at=at(590), resumed_at=at(590))
     assert found(queue_stuck, at(600)) == []
     assert found(queue_stuck, at(621)) == [("queue_stuck", str(alice.pk))]
+
+
+def test_a_dispatcher_that_was_away_neither_resolves_what_stands_nor_tells_of_it_again(
+    dispatcher: None, alice: User, bob: User, enrol: Enrol
+) -> None:
+    enrol("w")
+    job_submit(owner=alice, spec=JobSpec(command=["true"]), now=NOON)
+    alerts_check(now=at(31))
+    job_submit(owner=bob, spec=JobSpec(command=["true"]), now=at(1))
+    TickRun.objects.update(resumed_at=at(32))
+    for minute in (33, 50, 61.5):
+        alerts_check(now=at(minute))
+    alert = Alert.objects.get()  # nothing new is said: bob's has hardly been looked at
+    assert (alert.subject_id, alert.state) == (str(alice.pk), "open")
+    alerts_check(now=at(63))
+    assert set(Alert.objects.values_list("subject_id", "state")) == {
+        (str(alice.pk), "open"),
+        (str(bob.pk), "open"),
+    }
+    TickRun.objects.update(resumed_at=at(64))
+    Job.objects.filter(owner=alice).update(state="cancelled")
+    alerts_check(now=at(65))
+    assert Alert.objects.get(subject_id=str(alice.pk)).state == "resolved"
+    assert not Event.objects.filter(code="alert_reopened").exists()
+
+
+def test_the_number_of_owners_costs_no_query(
+    dispatcher: None, alice: User, bob: User, charlie: User, enrol: Enrol, django_assert_num_queries: Any
+) -> None:
+    enrol("w")
+    for owner in (alice, bob, charlie):
+        for _ in range(2):
+            job_submit(owner=owner, spec=JobSpec(command=["true"]), now=NOON)
+    with django_assert_num_queries(2):  # since when the dispatcher runs, and the jobs
+        assert [finding.reason.params["jobs"] for finding in queue_stuck(at(31))] == [2, 2, 2]
 
 
 def test_the_time_is_a_setting(dispatcher: None, alice: User, enrol: Enrol, settings: Any) -> None:

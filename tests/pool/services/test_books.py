@@ -16,12 +16,14 @@ from core.models import Event
 from core.reasons import because
 from core.transitions import advance
 from pool.models import Account, AccountWeek, Session, Worker
-from pool.services.accounts import account_create
+from pool.services import kaggle_accounts
+from pool.services.accounts import account_create, account_update
 from pool.services.intake import intake_drain
 from pool.services.official import Official, official_take
 from pool.services.workers import worker_lost, worker_offline
 from pool.states import WorkerState
-from pool.usage import WeekUse, readings, week_use
+from pool.usage import WeekUse, limits_of, readings, week_use
+from pool.weeks import week_start
 from tests.pool.conftest import NOON
 
 Post = Callable[..., str]
@@ -286,6 +288,113 @@ def test_hours_before_a_reset_that_the_provider_moved_stay_in_the_week_before(
     assert week_use([kaggle], now=saturday + timedelta(hours=2))[kaggle.pk].used_h == pytest.approx(1.5)
 
 
+def test_a_reset_that_a_person_corrects_loses_no_hour_that_was_used(
+    enrol: Enrol, stream: Post, kaggle: Account
+) -> None:
+    """Eight hours on Saturday; on Monday the reset is set to what it is, Saturday; and then to Sunday noon, in India."""
+    saturday = datetime(2026, 11, 21, tzinfo=UTC)
+    begin, monday = saturday + timedelta(hours=10), saturday + timedelta(days=2, hours=9)
+    worker = enrol("k", into=kaggle, now=begin)
+    for quarter in range(1, 33):
+        stream(worker, at=begin + timedelta(hours=quarter / 4), session_runtime_hours=quarter / 4)
+    intake_drain(now=begin + timedelta(hours=9))
+    assert week_use([kaggle], now=monday)[kaggle.pk].used_h == 0
+    account_update(account=kaggle, reset_weekday=5)
+    assert week_use([kaggle], now=monday)[kaggle.pk].used_h == pytest.approx(8)
+    assert week_use([kaggle], now=saturday - timedelta(seconds=1))[kaggle.pk].used_h == 0
+    account_update(account=kaggle, reset_hour=20, reset_zone="Asia/Kolkata")  # 14:30 UTC: into the session
+    assert week_use([kaggle], now=monday)[kaggle.pk].used_h == pytest.approx(3.5)
+    account_update(account=kaggle, reset_weekday=0, reset_hour=0, reset_zone="UTC")
+    assert week_use([kaggle], now=monday)[kaggle.pk].used_h == 0
+
+
+def test_hours_after_a_figure_are_added_to_it_though_the_reset_is_moved_after_it(
+    enrol: Enrol, heard: Heard, kaggle: Account
+) -> None:
+    worker = enrol("k", into=kaggle)
+    heard(worker, 1)
+    take(kaggle, 1, used_s=5 * 3600, reserved_s=9 * 3600)
+    account_update(
+        account=kaggle, reset_weekday=6
+    )  # Sunday: the figure was said for a week that begins on Monday
+    heard(worker, 3)
+    assert use(kaggle, 3).used_h == pytest.approx(5 + 3)
+
+
+def test_a_figure_that_arrives_late_loses_none_of_the_hours_since(
+    enrol: Enrol, heard: Heard, kaggle: Account
+) -> None:
+    """Asked at one, answered at two: what was reported between is counted, once."""
+    worker = enrol("k", into=kaggle)
+    heard(worker, 0.9)
+    for hours in (1.5, 2.0):
+        heard(worker, hours)
+    take(kaggle, 1, used_s=5 * 3600, reserved_s=9 * 3600)
+    found = use(kaggle, 2)
+    assert (found.used_h, found.official_h, found.official_own_h) == (
+        pytest.approx(5 + 2),
+        pytest.approx(6),
+        pytest.approx(1),
+    )
+    heard(worker, 2.5)
+    assert use(kaggle, 2.5).used_h == pytest.approx(5 + 2.5)
+
+
+def test_a_session_that_ended_before_a_late_figure_was_taken_counts_to_its_end(
+    enrol: Enrol, heard: Heard, kaggle: Account
+) -> None:
+    worker = enrol("k", into=kaggle)
+    heard(worker, 0.9)
+    heard(worker, 2, status="ended")
+    take(kaggle, 1, used_s=5 * 3600, reserved_s=9 * 3600)
+    assert use(kaggle, 2).used_h == pytest.approx(5 + 2)
+
+
+def test_each_account_is_asked_at_its_own_time(alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    token = json.dumps({"api_token": "t"})
+    for label in ("a", "b"):
+        account_create(owner=alice, kind="kaggle", label=label, credentials=token)
+    clock = iter([at(1), at(1.5)])
+    monkeypatch.setattr(kaggle_accounts.timezone, "now", lambda: next(clock))
+    asked = []
+    monkeypatch.setattr(kaggle_accounts, "quota_read", lambda account, *, now: asked.append(now))
+    assert kaggle_accounts.quotas_read(now=at(0)) == 2
+    assert asked == [at(1), at(1.5)]
+
+
+def test_an_account_that_is_allowed_no_hours_is_not_safe(enrol: Enrol, heard: Heard, kaggle: Account) -> None:
+    worker = enrol("k", into=kaggle)
+    heard(worker, 0.1)
+    take(kaggle, 0.1, used_s=0, reserved_s=0, total_s=0)
+    kaggle.refresh_from_db()
+    assert kaggle.weekly_limit_h == 0
+    (read,) = readings(Worker.objects.select_related("account"), now=at(0.2)).values()
+    assert (read.safe, read.percent, read.left_h) == (False, 100, 0)
+    account_update(account=kaggle, label="none")  # a person may still change the rest
+
+
+def test_an_official_reset_stays_the_same_moment_when_the_clocks_change(kaggle: Account) -> None:
+    account_update(account=kaggle, reset_zone="Europe/Berlin")
+    summer = datetime(2026, 10, 17, tzinfo=UTC)
+    official_take(account=kaggle, said=Official(refresh_at=summer), at=summer - timedelta(days=2))
+    kaggle.refresh_from_db()
+    after = datetime(2026, 11, 1, tzinfo=UTC)
+    assert week_start(after, limits_of(kaggle).week) == datetime(2026, 10, 31, tzinfo=UTC)
+    assert kaggle.reset_zone == "UTC"
+
+
+def test_a_verdict_that_an_official_figure_changes_is_a_line(
+    enrol: Enrol, heard: Heard, kaggle: Account, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard(enrol("k", into=kaggle), 1)
+    with caplog.at_level(logging.INFO, logger="pool"):
+        caplog.clear()
+        take(kaggle, 1, used_s=24 * 3600, reserved_s=9 * 3600)
+        assert said(caplog) == ["quota kaggle worker=k week 25.00h/30h (83.3%) near limit"]
+        take(kaggle, 1.01, used_s=24 * 3600, reserved_s=9 * 3600)
+        assert said(caplog) == []
+
+
 # -- the log ------------------------------------------------------------------------------------------
 
 
@@ -353,3 +462,27 @@ def test_where_logs_are_json_a_reading_has_fields(
         "left_h": 9.2,
         "estimated_h": 0.0,
     }
+
+
+# -- a first word that cannot be ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("joins_with_h", [100.0, 0.0])
+def test_a_first_report_beyond_the_providers_limit_is_not_believed(
+    enrol: Enrol, heard: Heard, kaggle: Account, joins_with_h: float
+) -> None:
+    """The uptime of the host, say. The server's clock counts instead, and what it counts is an estimate."""
+    worker = enrol("k", into=kaggle, runtime_h=joins_with_h)
+    for hours in (0.5, 1.0, 2.0):
+        heard(worker, hours, session_runtime_hours=100 + hours)
+    found = use(kaggle, 2)
+    assert (found.used_h, found.estimated_h) == (pytest.approx(2, abs=0.51), pytest.approx(2, abs=0.51))
+    assert Session.objects.get().counted_s == 0
+
+
+def test_a_first_report_within_the_limit_is_believed_whole(
+    enrol: Enrol, heard: Heard, kaggle: Account
+) -> None:
+    worker = enrol("k", into=kaggle, now=at(-0.1))
+    heard(worker, 0.1, session_runtime_hours=9.2)
+    assert (use(kaggle, 0.1).used_h, use(kaggle, 0.1).estimated_h) == (pytest.approx(9.2), 0)

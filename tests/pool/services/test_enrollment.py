@@ -16,12 +16,14 @@ from core.agents import AgentIdentity, identify
 from core.errors import Forbidden, Invalid, StandDown
 from core.models import Event
 from core.reasons import because
+from core.transitions import advance
 from gateway import keys
 from pool import signals
 from pool.models import Account, EnrollmentToken, Session, Worker
 from pool.services import enrollment, workers
 from pool.services.accounts import account_create
 from pool.services.enrollment import EnrollmentRefused, enrollment_token_issue, token_refresh, worker_enroll
+from pool.services.intake import intake_drain
 from pool.states import WorkerState
 from tests.pool.conftest import GIB, NOON, acknowledged, gpu
 
@@ -330,3 +332,72 @@ def test_what_agents_say_of_themselves_is_cut_to_what_can_be_stored(account: Acc
     worker = Worker.objects.get(pk=given.worker_id)
     assert worker.name.startswith("name") and len(worker.name) == 80
     assert worker.gpu_mem_bytes == 0
+
+
+# -- notebooks without a name -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def colab(alice: User) -> Account:
+    return account_create(owner=alice, kind="colab", label="c")
+
+
+@pytest.mark.parametrize("how", ["ended", "lost"])
+def test_a_notebook_without_a_name_takes_up_the_worker_that_has_gone(
+    enrol: Callable[..., Worker], colab: Account, how: str
+) -> None:
+    first = enrol(into=colab)
+    if how == "ended":
+        workers.worker_offline(first, reason=because("session_ended"), now=LATER)
+    else:
+        advance(first, WorkerState.SUSPECT, reason=because("worker_posted"), now=LATER)
+        workers.worker_lost(first, reason=because("worker_posted"), now=LATER)
+    again = enrol(into=colab, now=LATER)
+    assert (again.pk, again.epoch, again.name) == (first.pk, 2, "c-1")
+    assert Worker.objects.count() == 1
+
+
+def test_a_place_is_taken_by_one_and_only_where_nobody_is(
+    enrol: Callable[..., Worker], colab: Account
+) -> None:
+    first = enrol(into=colab)
+    beside = enrol(into=colab)
+    workers.worker_offline(first, reason=because("session_ended"), now=LATER)
+    joining = enrol(into=colab, now=LATER, online=False)
+    assert joining.pk == first.pk
+    assert enrol(into=colab, now=LATER).pk not in (
+        first.pk,
+        beside.pk,
+    )  # the first has joined and not posted yet
+    assert enrol(into=colab, now=LATER + timedelta(hours=2)).pk == first.pk  # and never did
+
+
+def test_named_workers_and_ones_own_machines_are_nobodys_place(
+    enrol: Callable[..., Worker], colab: Account, account: Account
+) -> None:
+    named, called, rack = enrol("mine", into=colab), enrol(into=colab), enrol(into=account)
+    enrol(called.name, into=colab)  # from now on somebody calls it so
+    for worker in (named, called, rack):
+        worker.refresh_from_db()
+        workers.worker_offline(worker, reason=because("session_ended"), now=LATER)
+    assert enrol(into=colab, now=LATER).pk not in (named.pk, called.pk)
+    assert enrol(into=account, now=LATER).pk != rack.pk
+
+
+# -- what is said of the session ----------------------------------------------------------------------
+
+
+def test_hours_of_silence_that_end_with_joining_again_are_a_gap(
+    enrol: Callable[..., Worker], stream: Callable[..., str], colab: Account
+) -> None:
+    worker = enrol("w", into=colab)
+    stream(worker, at=NOON + timedelta(minutes=30), session_runtime_hours=0.5)
+    intake_drain(now=NOON + timedelta(minutes=30))
+    back = NOON + timedelta(hours=3)
+    worker = enrol("w", into=colab, runtime_h=3.0, now=back)
+    stream(worker, at=back + timedelta(minutes=1), session_runtime_hours=3 + 1 / 60)
+    intake_drain(now=back + timedelta(minutes=1))
+    gap = Event.objects.get(code="session_gap")
+    assert gap.reason == "nothing was heard for 2.50 h; its session went on and was counted"
+    enrol("w", into=colab, runtime_h=3.5, now=back + timedelta(minutes=30))
+    assert Event.objects.filter(code="session_gap").count() == 1

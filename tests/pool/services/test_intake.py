@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
-from django.db import DataError
+from django.db import DataError, connection
 
 from core import broker
 from core.agents import AgentIdentity
@@ -423,3 +424,34 @@ def test_a_listener_that_fails_costs_its_own_part_only(enrol: Callable[..., Work
     assert Sample.objects.count() == 1
     assert worker.platform == ""
     assert worker.last_seen_at == NOON
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_session_that_is_closed_while_its_post_is_stored_stays_closed(
+    enrol: Callable[..., Worker], stream: Post, kaggle: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who closes it comes between reading and writing: it waits for the post, or the post is not of that session."""
+    worker = enrol("k", into=kaggle)
+    stream(worker, at=NOON + timedelta(minutes=5), session_runtime_hours=1 / 12)
+    end = NOON + timedelta(minutes=6)
+
+    def close() -> None:
+        try:
+            worker_offline(Worker.objects.get(pk=worker.pk), reason=because("session_ended"), now=end)
+        finally:
+            connection.close()
+
+    closing = threading.Thread(target=close)
+    read = intake._read
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        found = read(*args, **kwargs)
+        closing.start()
+        closing.join(timeout=0.3)  # where nothing holds it back it has closed the session by then
+        return found
+
+    monkeypatch.setattr(intake, "_read", interrupted)
+    drain(now=end)
+    closing.join()
+    assert Worker.objects.get().state == "offline"
+    assert Session.objects.get().ended_at == end

@@ -18,17 +18,19 @@ from agent import wire
 from core.errors import Invalid, TransitionRefused
 from core.reasons import because
 from pool import selectors
-from pool.models import Account, Choice, Dispatch, Job, Session, Worker
+from pool.models import Account, Choice, Dispatch, Job, Worker
 from pool.select import Need
 from pool.services import attempts, submission
 from pool.services.accounts import account_create
 from pool.services.bell import DISPATCH_TICK
+from pool.services.books import Booking, books_write
 from pool.services.choosing import workers_in_turn
 from pool.services.jobs import job_take, jobs_dispatch
 from pool.services.publish import orders_of
 from pool.services.standings import standings_expire
 from pool.services.workers import worker_create, worker_drain, worker_offline, worker_slots_set
 from pool.states import JobState, WorkerState
+from pool.usage import limits_of
 from tests.pool.conftest import GIB, NOON
 from tests.pool.services.jobs import SOON, attempt, claim, finish, state, submit
 
@@ -129,10 +131,12 @@ def test_the_worked_example_on_real_rows(
         ("Kaggle-2", other, 25),
     ]:
         worker = enrol(name, into=into, slots=9)
+        if into.kind == "kaggle":  # the week's hours, in sessions before this one
+            stretch = (NOON - timedelta(hours=hours), NOON)
+            books_write([Booking(account_id=into.pk, rule=limits_of(into).week, stretch=stretch)])
+            hours = 0
         stream(worker, session_runtime_hours=hours)
         intake_drain(now=NOON)
-        if into.kind == "kaggle":  # the week's hours, in a session that has just begun
-            Session.objects.filter(worker=worker).update(runtime_s=60)
     standings_expire([kinds["kaggle"].pk, other.pk])
     jobs = [submit(alice) for _ in range(5)]
     assert jobs_dispatch(now=NOON) == 5

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -10,6 +12,7 @@ from django.contrib.auth.models import User
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
+from config.logs import Json
 from core.errors import Invalid
 from pool.models import Account, Job, Waiting, Worker
 from pool.reasons import REMEDIES, remedy_of
@@ -169,3 +172,29 @@ def test_every_remedy_belongs_to_a_reason_and_needs_nothing_else() -> None:
         assert code in catalogue()
         assert remedy_of(code) in catalogue()
     assert remedy_of("job_submitted") == ""
+
+
+def test_each_decision_is_a_line_and_has_fields_where_logs_are_json(
+    alice: User, enrol: Callable[..., Worker], caplog: pytest.LogCaptureFixture
+) -> None:
+    enrol("w")
+    job, behind = submit(alice), submit(alice, gpu_mem_bytes=80 * GIB)
+    with caplog.at_level(logging.INFO, logger="pool"):
+        jobs_dispatch(now=NOON)
+    lines = [
+        json.loads(Json().format(record))
+        for record in caplog.records
+        if record.getMessage().startswith("select ")
+    ]
+    chosen, waits = sorted(lines, key=lambda line: "waits" in line["message"])
+    assert chosen["message"] == f"select tenant={alice.pk} job={job.pk} attempt=1 -> local worker=w (0.0%)"
+    assert chosen["select"] == {
+        "tenant": alice.pk,
+        "job": job.pk,
+        "attempt": 1,
+        "provider": "local",
+        "worker": "w",
+        "percent": 0.0,
+    }
+    assert waits["message"] == f"select tenant={alice.pk} waits: {state(behind)[1]}"
+    assert (waits["select"]["tenant"], waits["select"]["reason"]) == (alice.pk, "no_worker_with_memory")
