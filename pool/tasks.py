@@ -17,6 +17,7 @@ from pool.services import (
     jobs,
     kaggle_accounts,
     kaggle_starts,
+    kaggle_steps,
     liveness,
     log_store,
     retention,
@@ -91,8 +92,8 @@ def checkpoints_tick() -> int:
 def kaggle_tick() -> int:
     """Every 15 s, and rung by a new start: asks Kaggle about sessions and quotas that are due. Two at once are safe: a
     start is won by one guarded UPDATE, and a quota that is read twice is the same figure."""
+    done = step_each(kaggle_steps.start_step, kaggle_starts.starts_due(now=timezone.now()))
     now = timezone.now()
-    done = step_each(partial(kaggle_starts.start_step, now=now), kaggle_starts.starts_due(now=now))
     return done + step_each(
         partial(kaggle_accounts.quota_read, now=now), list(kaggle_accounts.quotas_due(now=now))
     )

@@ -431,6 +431,7 @@ class Migration(migrations.Migration):
                 ('accelerator', models.CharField(max_length=40)),
                 ('version_before', models.PositiveIntegerField(blank=True, null=True)),
                 ('version', models.PositiveIntegerField(blank=True, null=True)),
+                ('denied_since', models.DateTimeField(blank=True, null=True)),
                 ('provider_owner', models.CharField(blank=True, default='', max_length=80)),
                 ('url', models.URLField(blank=True, default='', max_length=300)),
                 ('provider_status', models.CharField(blank=True, default='', max_length=24)),

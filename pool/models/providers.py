@@ -66,6 +66,7 @@ class NotebookStart(Stateful):
 
     slug: the notebook at the provider; one for each worker's name, a version a start. version_before: its version
     before this start, so that a push whose answer was lost is found again and never repeated. next_at: when to look.
+    denied_since: since when the provider says nothing but that there is no such notebook, or that we may not know.
     """
 
     TABLE = START
@@ -84,6 +85,7 @@ class NotebookStart(Stateful):
     )
     version_before = models.PositiveIntegerField(null=True, blank=True)
     version = models.PositiveIntegerField(null=True, blank=True)
+    denied_since = models.DateTimeField(null=True, blank=True)
     provider_owner = models.CharField(max_length=80, blank=True, default="")
     url = models.URLField(max_length=300, blank=True, default="")
     provider_status = models.CharField(max_length=24, blank=True, default="")

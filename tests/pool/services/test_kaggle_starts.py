@@ -11,7 +11,7 @@ import pytest
 from django.contrib.auth.models import User
 
 from agent import wire
-from core.errors import DomainError, Invalid
+from core.errors import DomainError, Invalid, TransitionRefused
 from core.models import Event
 from pool.models import Account, EnrollmentToken, NotebookStart, OfficialQuota, Worker
 from pool.providers.kaggle import KaggleRefused
@@ -19,7 +19,8 @@ from pool.services import kaggle_accounts
 from pool.services.accounts import account_create
 from pool.services.enrollment import EnrollmentRefused, worker_enroll
 from pool.services.kaggle_accounts import official_quota, quota_read, quotas_due
-from pool.services.kaggle_starts import session_timeout_s, start_request, start_step, starts_due
+from pool.services.kaggle_starts import start_cancel, start_request, starts_due
+from pool.services.kaggle_steps import CLAIM, session_timeout_s, start_step
 from pool.services.terms import TermsNotAcknowledged
 from tests.pool.conftest import NOON, acknowledged
 from tests.simulators.kaggle import KaggleDouble, Version
@@ -51,7 +52,7 @@ def start(account: Account) -> NotebookStart:
 def look(row: NotebookStart, at=NOON) -> NotebookStart:
     """One look by a tick that reads the row afresh, at that time whether it is due or not."""
     fresh = NotebookStart.objects.select_related("account", "worker").get(pk=row.pk)
-    start_step(fresh, now=at)
+    start_step(fresh, clock=lambda: at)
     return NotebookStart.objects.select_related("account", "worker").get(pk=row.pk)
 
 
@@ -82,7 +83,8 @@ def test_start_runs_from_the_request_to_the_end(start, kaggle):
     version.says("The agent has ended.\n")
     version.status = "COMPLETE"
     row = look(row, NOON + 8 * 3600 * S)
-    assert (row.state, row.output, row.next_at) == ("ended", "The agent has ended.\n", None)
+    assert (row.state, row.next_at) == ("ended", None)
+    assert row.output.startswith("The agent has ended.\n")
     codes = Event.objects.filter(subject_type="start").order_by("id").values_list("code", flat=True)
     assert list(codes) == ["start_asked", "start_queued", "start_running", "start_ended"]
 
@@ -99,7 +101,8 @@ def test_next_start_of_the_same_name_is_the_next_version_and_the_next_epoch(star
     look(start)
     first = join(kaggle.latest(REF))
     kaggle.latest(REF).status = "COMPLETE"
-    look(start, NOON + 300 * S)
+    for seconds in (300, 420):
+        look(start, NOON + seconds * S)
     again = look(start_request(account=account, name="Night 1", by="alice", now=NOON))
     assert again.version == 2
     second = join(kaggle.latest(REF))
@@ -121,10 +124,84 @@ def test_push_that_never_arrived_is_made_again_with_a_new_token(start, kaggle):
     kaggle.fail("SaveKernel", status=502)
     row = look(start)
     first = row.token
-    row = look(row, NOON + 70 * S)
+    for seconds in (60, 120, 180):  # a notebook that is not to be seen may be one all the same
+        row = look(row, NOON + seconds * S)
+        assert (row.state, row.token) == ("pushing", first)
+        assert "it is looked for before anything is repeated" in row.reason
+    row = look(row, NOON + 241 * S)
     assert (row.state, row.version, len(kaggle.kernels[REF])) == ("queued", 1, 1)
     first.refresh_from_db()
     assert first.uses_left == 0 and row.token != first
+
+
+def test_no_such_notebook_is_not_believed_at_once_of_a_push_whose_answer_was_lost(start, kaggle):
+    kaggle.fail("SaveKernel", lost=True)
+    kaggle.fail("GetKernel", status=404)  # as it is before the push
+    row = look(start)
+    kaggle.fail("GetKernel", status=403, times=2)
+    for seconds in (60, 120):
+        row = look(row, NOON + seconds * S)
+        assert row.state == "pushing"
+    row = look(row, NOON + 180 * S)
+    assert (row.state, row.version, len(kaggle.kernels[REF])) == ("queued", 1, 1)
+    assert row.denied_since is None
+
+
+def test_version_before_is_known_also_where_kaggle_shows_none(start, account, kaggle):
+    """A 403 just before the push must not make the version that was there before look like the one that was pushed."""
+    look(start)
+    kaggle.latest(REF).status = "COMPLETE"
+    look(start, NOON + 300 * S)
+    again = start_request(account=account, name="Night 1", by="alice", now=NOON)
+    kaggle.fail("GetKernel", status=403)
+    kaggle.fail("SaveKernel", status=503)
+    row = look(again, NOON + 300 * S)
+    row = look(row, NOON + 360 * S)
+    assert (row.state, row.version_before, row.version) == ("pushing", 1, None)
+
+
+def test_push_that_kaggle_put_off_leaves_nothing_to_look_for(start, kaggle):
+    kaggle.fail("SaveKernel", status=429)
+    row = look(start)
+    assert (row.state, row.token) == ("pushing", None)
+    assert EnrollmentToken.objects.get().uses_left == 0
+    assert look(row, NOON + 70 * S).state == "queued"
+    assert len(kaggle.kernels[REF]) == 1
+
+
+def test_tick_that_is_slow_claims_each_row_from_its_own_time_on(start, kaggle, monkeypatch):
+    """A tick reads the rows that are due once, and may take minutes for those before this one."""
+    late = NOON + timedelta(minutes=4)
+    seen = []
+    real = kaggle_accounts.Kaggle.push
+
+    def push(self, owner, push):
+        seen.append(NotebookStart.objects.get().next_at)
+        return real(self, owner, push)
+
+    monkeypatch.setattr(kaggle_accounts.Kaggle, "push", push)
+    row = look(start, late)
+    assert seen == [late + CLAIM]
+    assert (row.state_since, row.next_at) == (late, late + 30 * S)
+
+
+def test_look_that_is_so_slow_that_another_took_the_row_up_pushes_nothing_more(start, kaggle, monkeypatch):
+    time = [NOON]
+    real = kaggle_accounts.Kaggle.version
+
+    def version(self, owner, slug):
+        found = real(self, owner, slug)
+        if time[0] == NOON:
+            time[0] = NOON + CLAIM + S
+            look(start, time[0])  # the other process, meanwhile
+        return found
+
+    monkeypatch.setattr(kaggle_accounts.Kaggle, "version", version)
+    start_step(NotebookStart.objects.select_related("account").get(), clock=lambda: time[0])
+    assert len(kaggle.called("SaveKernel")) == 1
+    row = NotebookStart.objects.get()
+    assert row.state == "queued"
+    assert join(kaggle.latest(REF)).epoch == 1
 
 
 def test_process_that_dies_between_its_intent_and_the_answer_leaves_one_session(start, kaggle, monkeypatch):
@@ -149,8 +226,8 @@ def test_process_that_dies_between_its_intent_and_the_answer_leaves_one_session(
 def test_two_ticks_at_once_push_once(start, kaggle):
     a = NotebookStart.objects.select_related("account").get()
     b = NotebookStart.objects.select_related("account").get()
-    start_step(a, now=NOON)
-    start_step(b, now=NOON)
+    start_step(a, clock=lambda: NOON)
+    start_step(b, clock=lambda: NOON)
     assert len(kaggle.called("SaveKernel")) == 1
 
 
@@ -188,7 +265,9 @@ def test_machine_that_never_comes_is_given_up_and_may_not_join_later(start, kagg
             "failed",
             "it ended in error: Your notebook ran out of memory",
         ),
-        ("ERROR", "", "one\nDormouse: no.\n", "failed", "it ended in error: Dormouse: no."),
+        ("ERROR", "", "one\nDormouse: no.\ntwo\n", "failed", "it ended in error: Dormouse: no."),
+        ("ERROR", "", "ValueError: no\n", "failed", "it ended in error: ValueError: no"),
+        ("ERROR", "", "", "failed", "it ended in error: Kaggle does not say why"),
         (
             "COMPLETE",
             "",
@@ -244,11 +323,141 @@ def test_text_that_changed_before_the_push_stops_it(start, account, kaggle):
     assert kaggle.called("SaveKernel") == []
 
 
-def test_notebook_that_somebody_deleted_is_the_end(start, kaggle):
+def test_notebook_that_somebody_deleted_is_the_end_when_it_has_been_away_for_long(start, kaggle):
     row = look(start)
     kaggle.kernels.clear()
-    row = look(row, NOON + 30 * S)
+    for seconds in (30, 120, 200):
+        row = look(row, NOON + seconds * S)
+        assert (row.state, row.reason[:47]) == ("queued", "the provider says that there is no such noteboo")
+    row = look(row, NOON + 211 * S)
     assert (row.state, row.reason) == ("failed", "the provider has no such notebook any more")
+    assert row.token.uses_left == 0
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_one_no_is_no_end_and_the_machine_that_comes_is_let_in(start, kaggle, status):
+    row = look(start)
+    kaggle.fail("GetKernelSessionStatus", status=status)
+    row = look(row, NOON + 30 * S)
+    assert row.state == "queued"
+    kaggle.latest(REF).status = "RUNNING"
+    row = look(row, NOON + 60 * S)
+    assert (row.state, row.denied_since) == ("running", None)
+    assert join(kaggle.latest(REF)).name == "Night 1"
+
+
+# -- a start whose worker has joined is running, whatever the API says meanwhile ------------------------
+
+
+def at_work(worker: Worker, state: str = "online") -> None:
+    Worker.objects.filter(pk=worker.pk).update(state=state)
+
+
+def test_worker_that_joined_while_the_status_could_not_be_read_for_long(start, kaggle):
+    row = look(start)
+    worker = join(kaggle.latest(REF))
+    kaggle.fail("GetKernelSessionStatus", status=503, times=100)
+    row = look(row, NOON + timedelta(minutes=31))
+    assert (row.state, row.worker, row.reason) == ("running", worker, "it has joined as Night 1")
+
+
+def test_worker_that_joined_from_a_push_that_was_never_seen_again(start, kaggle):
+    kaggle.fail("SaveKernel", lost=True)
+    row = look(start)
+    worker = join(kaggle.latest(REF))
+    kaggle.fail("GetKernel", status=503, times=100)
+    row = look(row, NOON + timedelta(minutes=16))
+    assert (row.state, row.worker) == ("running", worker)
+    kaggle.latest(REF).status = "COMPLETE"
+    assert look(row, NOON + timedelta(hours=2)).state == "ended"
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_worker_that_is_at_work_outlasts_a_no_of_any_length(start, kaggle, status):
+    row = look(start)
+    worker = join(kaggle.latest(REF))
+    at_work(worker)
+    kaggle.fail("GetKernelSessionStatus", status=status, times=3)
+    for minutes in (2, 4, 60):
+        row = look(row, NOON + timedelta(minutes=minutes))
+        assert (row.state, row.worker) == ("running", worker)
+    kaggle.fail("GetKernelSessionStatus", status=status, times=1)
+    at_work(worker, "offline")
+    row = look(row, NOON + timedelta(minutes=62))
+    assert (row.state, row.next_at) == ("ended", None)
+
+
+def test_over_is_not_believed_while_the_worker_posts(start, kaggle):
+    row = look(start)
+    worker = join(kaggle.latest(REF))
+    at_work(worker)
+    row = look(row, NOON + 30 * S)
+    kaggle.latest(REF).status = "COMPLETE"  # of the version before, said late
+    row = look(row, NOON + 200 * S)
+    assert (row.state, row.reason) == ("running", "it has joined as Night 1")
+    at_work(worker, "lost")
+    assert look(row, NOON + 320 * S).state == "ended"
+
+
+def test_worker_that_joins_while_the_start_is_being_given_up_wins(start, kaggle, monkeypatch):
+    row = look(start)
+    kaggle.kernels[REF][0].status = "RUNNING"
+    kaggle.fail("GetKernelSessionStatus", status=404, times=2)
+    row = look(row, NOON + 30 * S)
+    real = kaggle_accounts.Kaggle.run
+
+    def run(self, owner, slug):
+        join(kaggle.latest(REF))
+        return real(self, owner, slug)
+
+    monkeypatch.setattr(kaggle_accounts.Kaggle, "run", run)
+    row = look(row, NOON + timedelta(minutes=5))
+    assert (row.state, row.reason) == ("running", "it has joined as Night 1")
+
+
+# -- taken back ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("looks", [0, 1])
+def test_start_that_is_taken_back_is_over_and_its_notebook_opens_nothing(start, kaggle, looks):
+    row = look(start) if looks else start
+    row = start_cancel(row=row, by="alice", now=NOON + 5 * S)
+    assert (row.state, row.reason, row.next_at) == ("ended", "taken back by alice", None)
+    assert len(kaggle.called("SaveKernel")) == looks
+    if looks:
+        with pytest.raises(EnrollmentRefused):
+            join(kaggle.latest(REF))
+    assert list(starts_due(now=NOON + timedelta(hours=1))) == []
+    with pytest.raises(TransitionRefused):
+        start_cancel(row=row, by="alice")
+
+
+def test_start_that_is_taken_back_during_a_look_is_not_pushed(start, kaggle, monkeypatch):
+    real = kaggle_accounts.Kaggle.version
+
+    def version(self, owner, slug):
+        start_cancel(row=start, by="alice", now=NOON)
+        return real(self, owner, slug)
+
+    monkeypatch.setattr(kaggle_accounts.Kaggle, "version", version)
+    assert look(start).state == "ended"
+    assert kaggle.called("SaveKernel") == []
+
+
+def test_start_whose_worker_has_joined_is_ended_by_revoking_it(start, kaggle):
+    row = look(start)
+    worker = join(kaggle.latest(REF))
+    with pytest.raises(DomainError, match="has joined as Night 1") as refused:
+        start_cancel(row=row, by="alice")
+    assert refused.value.code == "start_joined" and f"/api/workers/{worker.pk}/revoke" in refused.value.hint
+    assert look(row, NOON + 30 * S).state == "running"
+
+
+def test_account_that_was_switched_off_meanwhile_gets_no_session(start, kaggle):
+    Account.objects.update(enabled=False)
+    row = look(start)
+    assert row.state == "failed" and "is switched off" in row.reason
+    assert kaggle.called("SaveKernel") == []
 
 
 def test_what_is_due_is_found_by_its_time(start):
