@@ -66,6 +66,19 @@ def test_session_is_asked_for_and_looked_at_by_its_owner(api_client, alice, bob,
     assert (again.status_code, again.json()["code"]) == (409, "start_open")
 
 
+def test_session_that_is_not_wanted_any_more_is_taken_back_by_its_owner(api_client, alice, bob, account):
+    client = api_client(alice)
+    place = f"/api/notebook-starts/{client.post('/api/notebook-starts', {'account': account.pk, 'name': 'n'}).json()['id']}"
+    assert api_client(bob).post(f"{place}/cancel", {}).status_code == 404
+    assert api_client(alice, "read").post(f"{place}/cancel", {}).status_code == 403
+    done = client.post(f"{place}/cancel", {})
+    assert done.status_code == 200
+    assert (done.json()["status"], done.json()["reason"]) == ("ended", "taken back by alice")
+    assert client.get(place).json() == done.json()
+    again = client.post(f"{place}/cancel", {})
+    assert (again.status_code, again.json()["code"]) == (409, "transition_refused")
+
+
 @pytest.mark.parametrize(
     "body", [{}, {"name": "x"}, {"name": "\x00"}, {"name": "x" * 200}, {"name": "x", "accelerator": "abacus"}]
 )
