@@ -21,10 +21,14 @@ def start_id() -> str:
 class TermsAcknowledgement(models.Model):
     """Somebody has read what the provider forbids: who, when, which version, and for whom. Written once, kept for ever.
 
-    owner: the account's at that time; an account that changes hands is asked for anew.
+    owner: the account's at that time; an account that changes hands is asked for anew. The record outlives its account:
+    label is what that was called.
     """
 
-    account = models.ForeignKey("pool.Account", on_delete=models.CASCADE, related_name="acknowledgements")
+    account = models.ForeignKey(
+        "pool.Account", null=True, on_delete=models.SET_NULL, related_name="acknowledgements"
+    )
+    label = models.CharField(max_length=100)
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+")
     version = models.CharField(max_length=20)
     by = models.CharField(max_length=150)
@@ -37,7 +41,7 @@ class TermsAcknowledgement(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.account_id} {self.version} by {self.by}"
+        return f"{self.label} {self.version} by {self.by}"
 
 
 class OfficialQuota(models.Model):
