@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from datetime import datetime
 
+from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.db.models import QuerySet
 from django.utils import timezone
 
 from core.doorbell import ring
 from core.errors import DomainError, Invalid
+from core.places import is_near
 from core.reasons import because
 from core.text import storable
 from core.transitions import advance, event_add
@@ -38,7 +40,7 @@ def start_request(
 ) -> NotebookStart:
     """Write down that a session of this account is wanted, to join as worker `name`. The tick does the rest.
 
-    Raises Invalid (no Kaggle account, switched off, a name that is none), TermsNotAcknowledged, KaggleRefused where
+    Raises Invalid (no Kaggle account, switched off, a name that is none, no address that Kaggle could reach), TermsNotAcknowledged, KaggleRefused where
     the account holds no Kaggle token, DomainError `start_open` where a start under that name is under way.
     """
     now = now or timezone.now()
@@ -57,6 +59,7 @@ def start_request(
     if accelerator not in ACCELERATORS:
         raise Invalid(f"accelerator {accelerator!r} is not one of {', '.join(ACCELERATORS)}")
     terms_require(account)
+    _require_reachable()
     kaggle_of(account)  # a token that is missing is said now, not in the background
     reason = because("start_asked", by=by)
     try:
@@ -113,6 +116,17 @@ def start_cancel(*, row: NotebookStart, by: str, now: datetime | None = None) ->
         reason = because("start_withdrawn", by=by)
         advance(held, StartState.ENDED, reason=reason, by=by, now=now, next_at=None, ended_at=now)
     return held
+
+
+def _require_reachable() -> None:
+    # A Kaggle that is as near as we are, as in tests, reaches us where we are.
+    if is_near(settings.PUBLIC_URL) and not is_near(settings.KAGGLE_API_URL):
+        raise Invalid(
+            f"a session at Kaggle could not reach this server: its address is {settings.PUBLIC_URL}, which leads nowhere"
+            " from there",
+            hint="set DORMOUSE_PUBLIC_URL to the address under which the internet reaches this server, and restart it",
+            code="not_reachable",
+        )
 
 
 def _slug(name: str) -> str:
