@@ -130,7 +130,9 @@ def test_limit_holds_also_for_an_agent_that_is_started_again_while_the_server_is
     plane.close()
     agent.start(join=False)
     # It still tries to say good-bye to whoever is away; that it ends is decided.
-    eventually(lambda: "ending reason=\"the session's limit of 0.00166667 h is reached\"" in agent.log(), within_s=15)
+    eventually(
+        lambda: 'ending reason="the session\'s limit of 0.00166667 h is reached"' in agent.log(), within_s=15
+    )
 
 
 def test_limit_of_another_epoch_is_not_this_ones(tmp_path: Path) -> None:
