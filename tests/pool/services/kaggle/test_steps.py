@@ -2,67 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
-from django.contrib.auth.models import User
 
-from agent import wire
-from core.errors import DomainError, Invalid, TransitionRefused
 from core.models import Event
-from pool.models import Account, EnrollmentToken, NotebookStart, OfficialQuota, Worker
-from pool.providers.kaggle import KaggleRefused
+from pool.models import Account, EnrollmentToken, NotebookStart
 from pool.services import kaggle_accounts
-from pool.services.accounts import account_create
-from pool.services.enrollment import EnrollmentRefused, worker_enroll
-from pool.services.kaggle_accounts import official_quota, quota_read, quotas_due
-from pool.services.kaggle_starts import start_cancel, start_request, starts_due
+from pool.services.enrollment import EnrollmentRefused
+from pool.services.kaggle_starts import start_request, starts_due
 from pool.services.kaggle_steps import CLAIM, session_timeout_s, start_step
-from pool.services.terms import TermsNotAcknowledged
-from tests.pool.conftest import NOON, acknowledged
-from tests.simulators.kaggle import KaggleDouble, Version
+from tests.pool.conftest import NOON
+from tests.pool.services.kaggle.conftest import REF, S, join, look
 
 pytestmark = pytest.mark.django_db
-S = timedelta(seconds=1)
-REF = "ana/dormouse-night-1"
-
-
-@pytest.fixture
-def kaggle(settings) -> Iterator[KaggleDouble]:
-    with KaggleDouble() as double:
-        double.person("ana")
-        settings.KAGGLE_API_URL = double.base_url
-        yield double
-
-
-@pytest.fixture
-def account(alice: User, kaggle: KaggleDouble) -> Account:
-    token = json.dumps({"api_token": kaggle.people["ana"].token})
-    return acknowledged(account_create(owner=alice, kind="kaggle", label="k", credentials=token))
-
-
-@pytest.fixture
-def start(account: Account) -> NotebookStart:
-    return start_request(account=account, name="Night 1", by="alice", now=NOON)
-
-
-def look(row: NotebookStart, at=NOON) -> NotebookStart:
-    """One look by a tick that reads the row afresh, at that time whether it is due or not."""
-    fresh = NotebookStart.objects.select_related("account", "worker").get(pk=row.pk)
-    start_step(fresh, clock=lambda: at)
-    return NotebookStart.objects.select_related("account", "worker").get(pk=row.pk)
-
-
-def join(version: Version, name: str = "") -> Worker:
-    """What the notebook does at Kaggle: trade the token that stands in it."""
-    token, name = (
-        re.search(rf'^{key} = "(.*)"', version.source, re.M)[1] for key in ("JOIN_TOKEN", "WORKER_NAME")
-    )
-    given = worker_enroll(post=wire.EnrollPost(token=token, name=name, provider="kaggle"), now=NOON)
-    return Worker.objects.get(pk=given.worker_id)
 
 
 def test_start_runs_from_the_request_to_the_end(start, kaggle):
@@ -346,113 +299,6 @@ def test_one_no_is_no_end_and_the_machine_that_comes_is_let_in(start, kaggle, st
     assert join(kaggle.latest(REF)).name == "Night 1"
 
 
-# -- a start whose worker has joined is running, whatever the API says meanwhile ------------------------
-
-
-def at_work(worker: Worker, state: str = "online") -> None:
-    Worker.objects.filter(pk=worker.pk).update(state=state)
-
-
-def test_worker_that_joined_while_the_status_could_not_be_read_for_long(start, kaggle):
-    row = look(start)
-    worker = join(kaggle.latest(REF))
-    kaggle.fail("GetKernelSessionStatus", status=503, times=100)
-    row = look(row, NOON + timedelta(minutes=31))
-    assert (row.state, row.worker, row.reason) == ("running", worker, "it has joined as Night 1")
-
-
-def test_worker_that_joined_from_a_push_that_was_never_seen_again(start, kaggle):
-    kaggle.fail("SaveKernel", lost=True)
-    row = look(start)
-    worker = join(kaggle.latest(REF))
-    kaggle.fail("GetKernel", status=503, times=100)
-    row = look(row, NOON + timedelta(minutes=16))
-    assert (row.state, row.worker) == ("running", worker)
-    kaggle.latest(REF).status = "COMPLETE"
-    assert look(row, NOON + timedelta(hours=2)).state == "ended"
-
-
-@pytest.mark.parametrize("status", [401, 403])
-def test_worker_that_is_at_work_outlasts_a_no_of_any_length(start, kaggle, status):
-    row = look(start)
-    worker = join(kaggle.latest(REF))
-    at_work(worker)
-    kaggle.fail("GetKernelSessionStatus", status=status, times=3)
-    for minutes in (2, 4, 60):
-        row = look(row, NOON + timedelta(minutes=minutes))
-        assert (row.state, row.worker) == ("running", worker)
-    kaggle.fail("GetKernelSessionStatus", status=status, times=1)
-    at_work(worker, "offline")
-    row = look(row, NOON + timedelta(minutes=62))
-    assert (row.state, row.next_at) == ("ended", None)
-
-
-def test_over_is_not_believed_while_the_worker_posts(start, kaggle):
-    row = look(start)
-    worker = join(kaggle.latest(REF))
-    at_work(worker)
-    row = look(row, NOON + 30 * S)
-    kaggle.latest(REF).status = "COMPLETE"  # of the version before, said late
-    row = look(row, NOON + 200 * S)
-    assert (row.state, row.reason) == ("running", "it has joined as Night 1")
-    at_work(worker, "lost")
-    assert look(row, NOON + 320 * S).state == "ended"
-
-
-def test_worker_that_joins_while_the_start_is_being_given_up_wins(start, kaggle, monkeypatch):
-    row = look(start)
-    kaggle.kernels[REF][0].status = "RUNNING"
-    kaggle.fail("GetKernelSessionStatus", status=404, times=2)
-    row = look(row, NOON + 30 * S)
-    real = kaggle_accounts.Kaggle.run
-
-    def run(self, owner, slug):
-        join(kaggle.latest(REF))
-        return real(self, owner, slug)
-
-    monkeypatch.setattr(kaggle_accounts.Kaggle, "run", run)
-    row = look(row, NOON + timedelta(minutes=5))
-    assert (row.state, row.reason) == ("running", "it has joined as Night 1")
-
-
-# -- taken back ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("looks", [0, 1])
-def test_start_that_is_taken_back_is_over_and_its_notebook_opens_nothing(start, kaggle, looks):
-    row = look(start) if looks else start
-    row = start_cancel(row=row, by="alice", now=NOON + 5 * S)
-    assert (row.state, row.reason, row.next_at) == ("ended", "taken back by alice", None)
-    assert len(kaggle.called("SaveKernel")) == looks
-    if looks:
-        with pytest.raises(EnrollmentRefused):
-            join(kaggle.latest(REF))
-    assert list(starts_due(now=NOON + timedelta(hours=1))) == []
-    with pytest.raises(TransitionRefused):
-        start_cancel(row=row, by="alice")
-
-
-def test_start_that_is_taken_back_during_a_look_is_not_pushed(start, kaggle, monkeypatch):
-    real = kaggle_accounts.Kaggle.version
-
-    def version(self, owner, slug):
-        start_cancel(row=start, by="alice", now=NOON)
-        return real(self, owner, slug)
-
-    monkeypatch.setattr(kaggle_accounts.Kaggle, "version", version)
-    assert look(start).state == "ended"
-    assert kaggle.called("SaveKernel") == []
-
-
-def test_start_whose_worker_has_joined_is_ended_by_revoking_it(start, kaggle):
-    row = look(start)
-    worker = join(kaggle.latest(REF))
-    with pytest.raises(DomainError, match="has joined as Night 1") as refused:
-        start_cancel(row=row, by="alice")
-    assert refused.value.code == "start_joined" and f"/api/workers/{worker.pk}/revoke" in refused.value.hint
-    assert look(row, NOON + 30 * S).state == "running"
-
-
 def test_account_that_was_switched_off_meanwhile_gets_no_session(start, kaggle):
     Account.objects.update(enabled=False)
     row = look(start)
@@ -467,40 +313,6 @@ def test_what_is_due_is_found_by_its_time(start):
     assert list(starts_due(now=NOON + 30 * S)) == [row]
 
 
-# -- what is refused at once ---------------------------------------------------------------------------
-
-
-def test_one_start_at_a_time_for_each_name(start, account):
-    for name in ("Night 1", "night-1"):  # Kaggle tells notebooks apart by their slugs
-        with pytest.raises(DomainError, match="is being started as") as refused:
-            start_request(account=account, name=name, by="alice")
-        assert refused.value.code == "start_open"
-    start_request(account=account, name="Night 2", by="alice")
-
-
-@pytest.mark.parametrize("name", ["", "  ", "---", "a" * 81, "\x00"])
-def test_name_that_is_none(account, name):
-    with pytest.raises(Invalid, match="is no worker's name"):
-        start_request(account=account, name=name, by="alice")
-
-
-def test_account_must_be_kaggles_switched_on_acknowledged_and_hold_a_token(alice, account):
-    colab = acknowledged(account_create(owner=alice, kind="colab", label="c"))
-    with pytest.raises(Invalid, match="started at Kaggle only"):
-        start_request(account=colab, name="w", by="alice")
-    bare = account_create(owner=alice, kind="kaggle", label="bare")
-    with pytest.raises(TermsNotAcknowledged, match="One account for one person"):
-        start_request(account=bare, name="w", by="alice")
-    with pytest.raises(KaggleRefused, match="hold no Kaggle token"):
-        start_request(account=acknowledged(bare), name="w", by="alice")
-    account.enabled = False
-    with pytest.raises(Invalid, match="switched off"):
-        start_request(account=account, name="w", by="alice")
-    with pytest.raises(Invalid, match="accelerator"):
-        start_request(account=bare, name="w", by="alice", accelerator="abacus")
-    assert NotebookStart.objects.count() == 0
-
-
 def test_timeout_at_kaggle_comes_after_the_agents_own_end(account):
     assert (account.session_limit_h, account.session_shutdown_h) == (9.0, 8.5)
     assert session_timeout_s(account) == 8.75 * 3600
@@ -508,41 +320,3 @@ def test_timeout_at_kaggle_comes_after_the_agents_own_end(account):
     assert session_timeout_s(account) == 9 * 3600
     account.session_limit_h = account.session_shutdown_h = None
     assert session_timeout_s(account) == 9 * 3600
-
-
-# -- the official quota ----------------------------------------------------------------------------------
-
-
-def test_official_quota_is_read_and_kept_with_its_age(account, kaggle):
-    kaggle.people["ana"].used_s = 45_000.25
-    assert list(quotas_due(now=NOON)) == [account]
-    quota_read(account, now=NOON)
-    row = official_quota(account)
-    assert (row.used_s, row.reserved_s, row.total_s, row.read_at) == (45_000.25, 0, 108_000, NOON)
-    assert row.refresh_at.isoformat() == "2026-11-28T00:00:00+00:00"
-    assert list(quotas_due(now=NOON + timedelta(minutes=9))) == []
-    assert list(quotas_due(now=NOON + timedelta(minutes=11))) == [account]
-
-
-def test_running_session_is_reserved(start, account, kaggle):
-    look(start)
-    quota_read(account, now=NOON)
-    assert official_quota(account).reserved_s == 8.75 * 3600
-
-
-def test_failure_is_kept_beside_the_last_good_figure(account, kaggle):
-    quota_read(account, now=NOON)
-    kaggle.people.clear()
-    later = NOON + timedelta(minutes=11)
-    quota_read(account, now=later)
-    row = official_quota(account)
-    assert (row.total_s, row.read_at, row.tried_at) == (108_000, NOON, later)
-    assert "does not take the account's token" in row.error
-
-
-def test_account_without_a_token_is_not_asked_about(alice, kaggle):
-    bare = account_create(owner=alice, kind="kaggle", label="bare")
-    quota_read(bare, now=NOON)
-    assert kaggle.calls == []
-    assert official_quota(bare) is None
-    assert OfficialQuota.objects.get().error == ""
