@@ -194,6 +194,9 @@ def _follow(row: NotebookStart, kaggle: Kaggle, *, clock: Clock) -> None:
         _denied(row, because("start_gone"), meanwhile=because("start_absent", minutes=minutes), now=now)
         return
     _keep(row, provider_status=run.status, denied_since=None)
+    if row.version is None:
+        # Its worker joined before the push was seen.
+        _keep(row, version=kaggle.version(row.provider_owner, row.slug))
     if run.status in (RunStatus.QUEUED, RunStatus.NEW_SCRIPT):
         _look_again(row, _joined(row) if row.worker else because("start_waits"), now=now)
     elif run.status in (RunStatus.RUNNING, RunStatus.CANCEL_REQUESTED):

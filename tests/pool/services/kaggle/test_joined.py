@@ -34,7 +34,9 @@ def test_worker_that_joined_from_a_push_that_was_never_seen_again(start, kaggle)
     row = look(row, NOON + timedelta(minutes=16))
     assert (row.state, row.worker) == ("running", worker)
     kaggle.latest(REF).status = "COMPLETE"
-    assert look(row, NOON + timedelta(hours=2)).state == "ended"
+    kaggle.faults.clear()
+    row = look(row, NOON + timedelta(hours=2))
+    assert (row.state, row.version) == ("ended", 1)
 
 
 @pytest.mark.parametrize("status", [401, 403])
