@@ -16,7 +16,7 @@ from agent.client import Client, Http, Unreachable
 from agent.dead_man import DeadMan
 from agent.dispatcher import Dispatcher, Work
 from agent.draining import near_end
-from agent.errors import ENDED_AS_ASKED, EnrolmentRefused, UsageError
+from agent.errors import ENDED_AS_ASKED, EnrolmentRefused, NotEnrolledInTime, UsageError
 from agent.files import FolderLock
 from agent.health import HealthServer, health
 from agent.identity import Identity, Keyring, check_same_place, enrol, load
@@ -27,7 +27,15 @@ from agent.own_box import OwnBox, own_box
 from agent.probes import probe_for
 from agent.readings import Machine
 from agent.saved import Saved
-from agent.session import SESSION_FILE, Ending, EndingRequests, SessionClock, limit_reached
+from agent.session import (
+    SESSION_FILE,
+    Ending,
+    EndingRequests,
+    SessionClock,
+    limit_keep,
+    limit_kept,
+    limit_reached,
+)
 from agent.settings import Options
 from agent.wire import AgentSettings, Credentials
 
@@ -53,6 +61,7 @@ class Agent:
         self._state_dir = _prepared(options.state_dir)
         self._requests = EndingRequests()
         self._settings = AgentSettings()
+        self._epoch = 0
         self._ending: Ending | None = None
         self._ended = threading.Event()
         self._is_working: Callable[[], bool] = lambda: False
@@ -68,6 +77,9 @@ class Agent:
         with self._requests.interruptible():
             FolderLock(self._state_dir).take(patience_s=LOCK_PATIENCE_S)
             identity, credentials = self._join()
+        self._epoch = identity.epoch
+        # The limit holds also for an agent that is started again while nobody can tell it.
+        self._settings = AgentSettings(max_session_hours=limit_kept(self._state_dir, epoch=identity.epoch))
         clock = SessionClock(
             path=self._state_dir / SESSION_FILE, epoch=identity.epoch, started=self._options.session_started
         )
@@ -109,7 +121,8 @@ class Agent:
     # -- beginning --------------------------------------------------------------------------------
 
     def _join(self) -> tuple[Identity, Credentials | None]:
-        """The identity on disk, or a new one for the token. Waits for a control plane that is away."""
+        """The identity on disk, or a new one for the token. Waits for a control plane that is away: for ever, or for
+        `enrol_within_s`; then NotEnrolledInTime."""
         known = load(self._state_dir)
         if known is not None:
             check_same_place(known, url=self._options.url, state_dir=self._state_dir)
@@ -124,6 +137,8 @@ class Agent:
             )
         http = Http(self._options.url)
         backoff = Backoff(cap_s=self._options.backoff_cap_s)
+        within_s = self._options.enrol_within_s
+        give_up_s = time.monotonic() + within_s if within_s is not None else float("inf")
         while True:
             try:
                 return enrol(
@@ -136,7 +151,13 @@ class Agent:
                     session_runtime_hours=_hours_since(self._options.session_started),
                 )
             except Unreachable as error:
-                wait_s = backoff.next_s(retry_after_s=error.retry_after_s)
+                left_s = give_up_s - time.monotonic()
+                if left_s <= 0:
+                    raise NotEnrolledInTime(
+                        f"{self._options.url} let nobody enrol for {within_s:g} s: {error}",
+                        hint="see that the server runs and can be reached from here, then start again",
+                    ) from error
+                wait_s = min(left_s, backoff.next_s(retry_after_s=error.retry_after_s))
                 log.warning("cannot enrol yet, again in %.1f s: %s", wait_s, error)
                 time.sleep(wait_s)
 
@@ -240,6 +261,8 @@ class Agent:
     def _apply(self, settings: AgentSettings) -> None:
         """With every token the control plane may decide anew."""
         before, self._settings = self._settings, settings
+        if before.max_session_hours != settings.max_session_hours:
+            limit_keep(self._state_dir, epoch=self._epoch, hours=settings.max_session_hours)
         if before.transport != settings.transport:
             self._restart_worker()
 

@@ -7,6 +7,7 @@ beside whatever the provider has installed there; the agent itself is a child.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from agent.errors import CANNOT_ENROL, ENDED_AS_ASKED, STOOD_DOWN, WRONG_USAGE
+from agent.errors import CANNOT_ENROL, ENDED_AS_ASKED, NOT_ENROLLED_IN_TIME, STOOD_DOWN, WRONG_USAGE
 
 ENDS_WITHIN_S = 15.0
 """An agent that is told to end is given this; its own graces add up to less (agent/session.py)."""
@@ -26,8 +27,14 @@ LONGEST_WAIT_S = 60.0
 STEADY_AFTER_S = 120.0
 """An agent that ran for this long before it crashed is started again without delay."""
 
+LENT = ("colab", "kaggle")
+ENROL_WITHIN_S = 15 * 60.0
+"""A machine that is lent by the hour is not held for a server that lets nobody enrol: then the session is ended."""
+
 IDENTITY = "identity.json"
 STARTED = "session-started"
+LONGEST_SESSION_S = 24 * 3600.0
+"""No provider's session is longer."""
 
 
 class Stopped(Exception):
@@ -49,20 +56,30 @@ def run(
 ) -> None:
     """Be a worker until the session's limit, until the server sends it away, or until the cell is interrupted.
 
-    release: gives the machine back to the provider; called in each of these cases. Raises Stopped, the machine kept,
-    where a person must correct something first. options: further ones of `dormouse-agent run`.
+    release: gives the machine back to the provider; called in each of these cases, and before Stopped is raised where
+    the server let nobody enrol for ENROL_WITHIN_S in all. Raises Stopped, the machine kept, where a person must correct
+    something first. options: further ones of `dormouse-agent run`.
     """
     state_dir = _state_dir(home or Path.home() / ".dormouse-agent", url=url, token=token)
-    command = [sys.executable, "-u", "-m", "agent", "run", "--provider", provider, "--state-dir", str(state_dir),
-               "--session-started", _session_started(state_dir), "--name", name, *options]  # fmt: skip
+    # As --name=value: a value that begins with a hyphen is no option.
+    command = [sys.executable, "-u", "-m", "agent", "run", f"--provider={provider}", f"--state-dir={state_dir}",
+               f"--session-started={_session_started(state_dir)}", f"--name={name}", *options]  # fmt: skip
     # The token goes by the environment: a process list is public.
     env = {**os.environ, "DORMOUSE_URL": url, "DORMOUSE_JOIN_TOKEN": token}
+    give_up_s = time.monotonic() + ENROL_WITHIN_S
     wait_s = FIRST_WAIT_S
     while True:
         began_s = time.monotonic()
-        code, last, interrupted = _until_it_ends(command, env)
+        patience = [f"--enrol-within={max(0.0, give_up_s - began_s):.1f}"] if provider in LENT else []
+        code, last, interrupted = _until_it_ends([*command, *patience], env)
         if interrupted or code in (ENDED_AS_ASKED, STOOD_DOWN):
             break
+        if code == NOT_ENROLLED_IN_TIME:
+            if release is not None:
+                release()
+            raise Stopped(
+                f"{last or 'the server let nobody enrol'}. This session is over: run all cells again once the server answers."
+            )
         if code in (WRONG_USAGE, CANNOT_ENROL):
             raise Stopped(_what_to_do(code, last, state_dir))
         if time.monotonic() - began_s > STEADY_AFTER_S:
@@ -142,33 +159,56 @@ def _state_dir(home: Path, *, url: str, token: str) -> Path:
 
 
 def _session_started(state_dir: Path) -> str:
-    """When this machine's session began, as far as can be known: when its first notebook process started.
+    """When this machine's session began, as far as can be known.
 
-    Kept in a file, so that a kernel that is restarted does not make the session look younger than it is.
+    Colab and Kaggle make a container for each session, and a kernel that is restarted stays in it: the session is as
+    old as the container's first process. Colab may have made its machine some minutes before it was handed out; then
+    the session ends that much too early, never too late. Where the first process is older than any session can be
+    (a machine of one's own, a provider that keeps its containers), it is as old as its first notebook process, which is
+    kept in a file for the next one. The file belongs to this boot and this container: a home may outlive both.
     """
     given = os.environ.get("DORMOUSE_SESSION_STARTED", "")
     if given:
         return given
     path = state_dir.parent / STARTED
+    machine = f"{_boot_id()} {_started_s(1)}"
     try:
-        return path.read_text(encoding="ascii").strip()
-    except FileNotFoundError:
-        began = datetime.fromtimestamp(time.time() - _process_age_s(), UTC).isoformat(timespec="seconds")
-        path.write_text(began + "\n", encoding="ascii")
-        return began
+        kept = json.loads(path.read_text(encoding="ascii"))
+    except (FileNotFoundError, ValueError):
+        kept = None
+    if isinstance(kept, dict) and kept.get("machine") == machine:
+        return str(kept["began"])
+    age_s = _age_s(1)
+    if age_s is None or age_s > LONGEST_SESSION_S:
+        age_s = _age_s(os.getpid()) or 0.0
+    began = datetime.fromtimestamp(time.time() - age_s, UTC).isoformat(timespec="seconds")
+    path.write_text(json.dumps({"machine": machine, "began": began}) + "\n", encoding="ascii")
+    return began
 
 
-def _process_age_s() -> float:
-    """Seconds since this process was started; 0 where the system does not say."""
+def _boot_id() -> str:
     try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def _started_s(process: int) -> float | None:
+    """Seconds from boot to that process's start; None where the system does not say."""
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text(encoding="ascii", errors="replace")
         # After the command's name, which may hold spaces and brackets; field 22 of proc(5) is ticks since boot.
-        fields = (
-            Path("/proc/self/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
-        )
-        began_s = int(fields[19]) / os.sysconf("SC_CLK_TCK")
-        return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - began_s)
+        return int(stat.rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
     except (OSError, AttributeError, IndexError, ValueError):
-        return 0.0
+        return None
+
+
+def _age_s(process: int) -> float | None:
+    """Seconds since that process was started; None where the system does not say."""
+    began_s = _started_s(process)
+    if began_s is None or not hasattr(time, "CLOCK_BOOTTIME"):
+        return None
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - began_s)
 
 
 def _wait(seconds: float) -> bool:

@@ -8,6 +8,7 @@ ENDED_AS_ASKED: Final = 0
 WRONG_USAGE: Final = 2
 STOOD_DOWN: Final = 3
 CANNOT_ENROL: Final = 4
+NOT_ENROLLED_IN_TIME: Final = 5
 
 
 class AgentError(Exception):
@@ -31,6 +32,12 @@ class EnrolmentRefused(AgentError):
     """The control plane does not take this token, or no longer takes this identity."""
 
     exit_code = CANNOT_ENROL
+
+
+class NotEnrolledInTime(AgentError):
+    """The control plane could not be reached, or did not answer, for as long as it was to be waited for."""
+
+    exit_code = NOT_ENROLLED_IN_TIME
 
 
 class Superseded(AgentError):

@@ -19,6 +19,7 @@ from agent.files import read_json, write_json
 log = logging.getLogger("agent.session")
 
 SESSION_FILE = "session.json"
+LIMIT_FILE = "limit.json"
 SIGNAL_GRACE_S = 4.0
 SIGNAL_REPORT_S = 4.0
 SIGNAL_CHECKPOINT_BY_S = 8.0
@@ -71,6 +72,20 @@ class SessionClock:
 
     def runtime_hours(self) -> float:
         return self.runtime_s() / 3600
+
+
+def limit_kept(state_dir: Path, *, epoch: int) -> float | None:
+    """The limit in hours that the control plane last gave this epoch, for an agent that starts while it is away."""
+    kept = read_json(state_dir / LIMIT_FILE) or {}
+    hours = kept.get("max_session_hours")
+    return hours if kept.get("epoch") == epoch and isinstance(hours, float) else None
+
+
+def limit_keep(state_dir: Path, *, epoch: int, hours: float | None) -> None:
+    try:
+        write_json(state_dir / LIMIT_FILE, {"epoch": epoch, "max_session_hours": hours})
+    except OSError as error:
+        log.error("session's limit not kept, a restart will have none until it is told again: %s", error)
 
 
 @dataclass(frozen=True, kw_only=True)

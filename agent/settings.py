@@ -24,7 +24,7 @@ environment: DORMOUSE_URL, DORMOUSE_JOIN_TOKEN (keeps the token out of the proce
 DORMOUSE_WORKSPACE, DORMOUSE_AGENT_NAME, DORMOUSE_PROVIDER, DORMOUSE_SESSION_STARTED, DORMOUSE_HEALTH_URL,
 DORMOUSE_PROBE, AGENT_LOG=debug|info|warning,
 AGENT_BACKOFF_CAP_S (longest wait between two tries, default 30). exit codes: 0 ended as asked, 2 wrong usage,
-3 refused: a newer box has taken over or the worker was revoked, 4 cannot enrol.
+3 refused: a newer box has taken over or the worker was revoked, 4 cannot enrol, 5 not enrolled within --enrol-within.
 """
 
 
@@ -41,6 +41,7 @@ class Options:
     health_port: int
     health_url: str
     session_started: datetime | None
+    enrol_within_s: float | None
     probe: str
     backoff_cap_s: float
     log_level: str
@@ -80,6 +81,8 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Options:
                      help="where the control plane reaches that /health, if it can: a tunnel's address, say")  # fmt: skip
     run.add_argument("--session-started", default=environ.get("DORMOUSE_SESSION_STARTED", ""), metavar="RFC3339",
                      help="when the provider's session began (default: the first start on this machine)")  # fmt: skip
+    run.add_argument("--enrol-within", default="", metavar="SECONDS",
+                     help="end with 5 where the control plane lets nobody enrol for so long (default: wait for ever)")  # fmt: skip
     run.add_argument("--probe", default=environ.get("DORMOUSE_PROBE") or "auto", choices=PROBES,
                      help="how GPUs are read (default auto)")  # fmt: skip
     found = parser.parse_args(arguments)
@@ -100,16 +103,33 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Options:
         health_port=_port(found.health_port),
         health_url=_health_url(found.health_url) if found.health_url else "",
         session_started=_time(found.session_started) if found.session_started else None,
+        enrol_within_s=_patience(found.enrol_within) if found.enrol_within else None,
         probe=found.probe,
         backoff_cap_s=_seconds(environ.get("AGENT_BACKOFF_CAP_S", ""), default=BACKOFF_CAP_S),
         log_level=_level(environ.get("AGENT_LOG", "info")),
     )
 
 
+OURS = ("DORMOUSE_", "AGENT_", KEY_VARIABLE)
+NOTEBOOKS_OWN = ("KAGGLE_", "COLAB_", "TBE_")
+"""What the providers of notebooks put into the kernel's environment: tokens for the person's secrets and data, for the
+notebook's own server, and the address that hands out her credentials and ends the runtime."""
+HARMLESS = frozenset(
+    {
+        "KAGGLE_KERNEL_RUN_TYPE", "KAGGLE_DOCKER_IMAGE", "KAGGLE_CONTAINER_NAME",
+        "COLAB_GPU", "COLAB_RELEASE_TAG", "COLAB_TPU_ADDR",
+    }
+)  # fmt: skip
+"""What programs ask to learn where they run and on what."""
+
+
 def child_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """What children inherit: the user's environment without anything of the agent's own."""
-    ours = ("DORMOUSE_", "AGENT_", KEY_VARIABLE)
-    return {name: value for name, value in environ.items() if not name.startswith(ours)}
+    """What children inherit: the user's environment, without anything of the agent's own or of the notebook's."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if name in HARMLESS or not name.startswith((*OURS, *NOTEBOOKS_OWN))
+    }
 
 
 def shed_foreign_settings() -> None:
@@ -165,6 +185,16 @@ def _time(text: str) -> datetime:
             f"--session-started {text!r} is not a time", hint="like 2026-11-21T14:30:00Z"
         ) from error
     return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def _patience(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 7 * 24 * 3600:
+        raise UsageError(f"--enrol-within {text!r} is not a number of seconds", hint="0 to a week")
+    return seconds
 
 
 def _seconds(text: str, *, default: float) -> float:

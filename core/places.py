@@ -162,3 +162,14 @@ def is_public(number: Address) -> bool:
         if number.ipv4_mapped is not None:
             return True
     return number.is_global and not number.is_multicast
+
+
+def is_near(url: str) -> bool:
+    """Whether this address leads nowhere from outside: this machine, a private network, a name without a domain.
+
+    Only what the text itself says is looked at; no name is resolved. Raises NotAllowed where it is no address.
+    """
+    target = target_of(url)
+    if target.number is not None:
+        return not is_public(target.number)
+    return "." not in target.host or target.host.endswith((".localhost", ".local", ".internal"))

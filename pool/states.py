@@ -177,11 +177,17 @@ START = StateTable(
     },
     edges={
         (N.PUSHING, N.QUEUED): Edge("the provider has taken the notebook", "start_queued"),
+        (N.PUSHING, N.RUNNING): Edge("a worker has joined from it before the push was seen", "start_running"),
+        (N.PUSHING, N.ENDED): Edge("it was taken back", "start_ended"),
         (N.PUSHING, N.FAILED): Edge("the provider refused it, or could not be asked in time", "start_failed"),
-        (N.QUEUED, N.RUNNING): Edge("the provider says that it runs", "start_running"),
-        (N.QUEUED, N.ENDED): Edge("its session was over before it was looked at", "start_ended"),
+        (N.QUEUED, N.RUNNING): Edge(
+            "the provider says that it runs, or a worker has joined from it", "start_running"
+        ),
+        (N.QUEUED, N.ENDED): Edge(
+            "its session was over before it was looked at, or it was taken back", "start_ended"
+        ),
         (N.QUEUED, N.FAILED): Edge("the provider found no machine in time, or it broke", "start_failed"),
-        (N.RUNNING, N.ENDED): Edge("the provider says that it is over", "start_ended"),
+        (N.RUNNING, N.ENDED): Edge("the provider says that it is over, or it was taken back", "start_ended"),
         (N.RUNNING, N.FAILED): Edge("the provider says that it ended in error", "start_failed"),
     },
     limits={

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from celery import shared_task
 from django.utils import timezone
 
@@ -18,6 +16,7 @@ from pool.services import (
     jobs,
     kaggle_accounts,
     kaggle_starts,
+    kaggle_steps,
     liveness,
     log_store,
     retention,
@@ -93,6 +92,5 @@ def checkpoints_tick() -> int:
 def kaggle_tick() -> int:
     """Every 15 s, and rung by a new start: asks Kaggle about sessions and quotas that are due. Two at once are safe: a
     start is won by one guarded UPDATE, and a quota that is read twice is the same figure."""
-    now = timezone.now()
-    done = step_each(partial(kaggle_starts.start_step, now=now), kaggle_starts.starts_due(now=now))
-    return done + kaggle_accounts.quotas_read(now=now)
+    done = step_each(kaggle_steps.start_step, kaggle_starts.starts_due(now=timezone.now()))
+    return done + kaggle_accounts.quotas_read(now=timezone.now())

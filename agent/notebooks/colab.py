@@ -42,8 +42,10 @@ WORKER_NAME = ""  # @param {type:"string"}
 # ## Read the values
 
 # %%
+import ipaddress
 import os
 import re
+from urllib.parse import urlsplit
 
 
 class Stop(Exception):
@@ -78,6 +80,26 @@ def first(*values):
     return next((value.strip() for value in values if value and value.strip()), "")
 
 
+def is_server(text):
+    """Whether it is https://host or https://host:port. A join token in its place is none."""
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname or "", parts.port
+        host.encode("idna")
+    except ValueError:
+        return False
+    return bool(host and port != 0 and "dj_" not in text and re.fullmatch(r"https?://[^/\s?#@]+", text))
+
+
+def is_near(url):
+    """Whether it is an address of this machine, or of a private network."""
+    host = urlsplit(url).hostname
+    try:
+        return not ipaddress.ip_address(host).is_global
+    except ValueError:
+        return host == "localhost"
+
+
 own_secret = "DORMOUSE_JOIN_TOKEN_" + re.sub(r"\W+", "_", ACCOUNT_LABEL.strip()).upper()
 server_url = first(SERVER_URL, secret("DORMOUSE_URL") if not SERVER_URL.strip() else "").rstrip("/")
 token = first(JOIN_TOKEN)
@@ -85,11 +107,12 @@ if not token and ACCOUNT_LABEL.strip():
     token = first(secret(own_secret))
 if not token:
     token = first(secret("DORMOUSE_JOIN_TOKEN"))
-if not re.fullmatch(r"https?://[^/\s?#@]+", server_url):
+if not is_server(server_url):
+    # What stands there is not shown: it may be a token, and what a cell prints is saved with the notebook.
+    wrong = "what SERVER_URL holds is no server's address" if server_url else "there is no server address"
     raise Stop(
-        f"{f'SERVER_URL is {server_url!r}, which is no server' if server_url else 'there is no server address'}: write it"
-        " like https://pool.example.com into SERVER_URL in the first cell, or into the secret DORMOUSE_URL, then run all"
-        " cells again."
+        f"{wrong}: write it like https://pool.example.com into SERVER_URL in the first cell, or into the secret"
+        " DORMOUSE_URL, then run all cells again."
     )
 if not token:
     raise Stop(
@@ -97,12 +120,18 @@ if not token:
         f"{f' or {own_secret}' if ACCOUNT_LABEL.strip() else ''}, then run all cells again. The console makes them:"
         " Workers, then Add a worker."
     )
+if is_near(server_url):
+    print(
+        f"Note: {server_url} is an address of this machine or of a private network; your server must be told the one"
+        " under which the internet reaches it (DORMOUSE_PUBLIC_URL)."
+    )
 print(f"Joining {server_url} as {WORKER_NAME.strip() or 'a worker that the server will name'}.")
 
 # %% [markdown]
 # ## Install the agent, by the hash that the server names
 
 # %%
+import http.client
 import importlib
 import subprocess
 import sys
@@ -116,19 +145,23 @@ PATIENCE_S = float(os.environ.get("DORMOUSE_PATIENCE_S", "300"))
 def fetch(url):
     """What stands at the address; asked again while it cannot be reached, for PATIENCE_S."""
     give_up_s, wait_s = time.monotonic() + PATIENCE_S, 1
+    # Some proxies refuse the name that Python gives itself.
+    request = urllib.request.Request(url, headers={"User-Agent": "dormouse-notebook"})
     while True:
         try:
-            with urllib.request.urlopen(url, timeout=20) as answer:
+            with urllib.request.urlopen(request, timeout=20) as answer:
                 return answer.read().decode(errors="replace")
         except urllib.error.HTTPError as error:
-            if error.code < 500:
+            why, after = f"it answers {error.code}", error.headers.get("Retry-After", "")
+            if error.code < 500 and error.code not in (408, 425, 429):
                 raise Stop(
-                    f"{url} answers {error.code}: SERVER_URL is not the address of a Dormouse server. Correct it in"
-                    " the first cell, then run all cells again."
+                    f"{url} answers {error.code}: SERVER_URL is not the address of a Dormouse server, or something before"
+                    " it refuses (a proxy, a firewall, a login). Correct it in the first cell, then run all cells again."
                 ) from None
-            why = f"it answers {error.code}"
-        except (urllib.error.URLError, OSError) as error:
-            why = str(getattr(error, "reason", error))
+            if after.isascii() and after.isdigit():
+                wait_s = max(wait_s, min(int(after), 60))
+        except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
+            why = str(getattr(error, "reason", error)) or type(error).__name__
         if time.monotonic() + wait_s > give_up_s:
             raise Stop(
                 f"{server_url} could not be reached ({why}): check the address, that the server runs, and that it can"
@@ -159,6 +192,9 @@ wheel = f"dormouse-agent @ {server_url}/agent/{link[1]}#sha256={link[2]}"
 # The agent itself always anew, as this very server has it; of what it needs, only what is not there yet.
 pip_install("--no-deps", "--force-reinstall", wheel)
 pip_install(wheel)
+# A kernel that has run these cells before still holds the agent of that time.
+for module in [name for name in sys.modules if name.partition(".")[0] == "agent"]:
+    del sys.modules[module]
 importlib.invalidate_caches()
 print(f"Installed {link[1]} (sha256 {link[2][:12]}…).")
 

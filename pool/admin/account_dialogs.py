@@ -14,6 +14,7 @@ from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
 from core.admin_base import Dialog
 from core.errors import DomainError
+from core.places import is_near
 from pool.models import Account
 from pool.notebooks import MEDIA_TYPE, NAMES, notebook_file
 from pool.services.enrollment import NAME_LIMIT
@@ -74,18 +75,33 @@ def notebook_shown(account: Account, *, token: str, worker_name: str, url: str) 
     data = notebook_file(account.kind, SERVER_URL=url, JOIN_TOKEN=token, WORKER_NAME=worker_name)
     return HttpResponse(
         format_html(
-            '<div id="dialog-form" class="mb-6 mt-6"><p class="mb-3">{}</p>'
+            '<div id="dialog-form" class="mb-6 mt-6"><p class="mb-3">{}</p>{}'
             '<p><a class="text-primary-600 underline" download="dormouse-{}.ipynb" href="data:{};base64,{}">{}</a></p>'
             "</div>",
             gettext(
                 "It holds a join token of one use and one hour. Open it at the provider and run all cells."
             ),
+            _warning(url),
             account.kind,
             MEDIA_TYPE,
             base64.b64encode(data).decode("ascii"),
             gettext("Download the notebook"),
         ),
         headers={"Cache-Control": "no-store"},
+    )
+
+
+def _warning(url: str) -> str:
+    """Said before somebody spends a session on it: from the provider, this address leads nowhere."""
+    if not is_near(url):
+        return ""
+    return format_html(
+        '<p class="mb-3 font-semibold text-red-600">{}</p>',
+        gettext(
+            "No session can reach this server: its address is %(url)s. Set DORMOUSE_PUBLIC_URL to the address under"
+            " which the internet reaches it, restart it, and make the notebook again."
+        )
+        % {"url": url},
     )
 
 

@@ -47,5 +47,5 @@ class NotebookStartAdmin(ReadOnlyAdmin):
 
 @admin.register(TermsAcknowledgement)
 class TermsAcknowledgementAdmin(ReadOnlyAdmin):
-    list_display = ["account", "owner", "version", "by", "at"]
+    list_display = ["label", "account", "owner", "version", "by", "at"]
     list_select_related = ["account", "owner"]

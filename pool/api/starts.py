@@ -8,6 +8,7 @@ import django_filters
 from django.db.models import QuerySet
 from drf_spectacular.utils import extend_schema, extend_schema_view
 from rest_framework import mixins, serializers, status, viewsets
+from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -16,7 +17,7 @@ from core.errors import NotFound
 from core.request_body import RequestBody
 from core.throttles import ScopedThrottle
 from pool.models import Account, NotebookStart
-from pool.services.kaggle_starts import ACCELERATORS, DEFAULT_ACCELERATOR, start_request
+from pool.services.kaggle_starts import ACCELERATORS, DEFAULT_ACCELERATOR, start_cancel, start_request
 
 
 class NotebookStartSerializer(serializers.ModelSerializer):
@@ -68,7 +69,11 @@ class StartFilter(django_filters.FilterSet):
 
 @extend_schema_view(list=extend_schema(tags=["notebooks"]), retrieve=extend_schema(tags=["notebooks"]))
 class NotebookStartViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.GenericViewSet):
-    """Sessions that were started for you at Kaggle. One ends by draining or revoking its worker, or at its limit."""
+    """Sessions that were started for you at Kaggle.
+
+    One ends at its limit, or when its worker is revoked (drained first, its jobs end in peace; draining alone ends no
+    session). One that nobody has joined from yet is taken back by `cancel`.
+    """
 
     serializer_class = NotebookStartSerializer
     pagination_class = Pagination
@@ -101,3 +106,12 @@ class NotebookStartViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, vie
             raise NotFound("there is no such account of yours", hint="GET /api/accounts lists them")
         row = start_request(account=account, by=actor(request), **wanted)
         return Response(NotebookStartSerializer(row).data, status=status.HTTP_202_ACCEPTED)
+
+    @extend_schema(
+        tags=["notebooks"], request=None, responses={200: NotebookStartSerializer, 404: ErrorSerializer, 409: ErrorSerializer}
+    )  # fmt: skip
+    @action(detail=True, methods=["post"])
+    def cancel(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Take it back, as long as nobody has joined from it. What Kaggle starts all the same is refused, and ends itself."""
+        row = start_cancel(row=self.get_object(), by=actor(request))
+        return Response(NotebookStartSerializer(row).data)

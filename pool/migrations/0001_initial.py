@@ -446,6 +446,7 @@ class Migration(migrations.Migration):
                 ('accelerator', models.CharField(max_length=40)),
                 ('version_before', models.PositiveIntegerField(blank=True, null=True)),
                 ('version', models.PositiveIntegerField(blank=True, null=True)),
+                ('denied_since', models.DateTimeField(blank=True, null=True)),
                 ('provider_owner', models.CharField(blank=True, default='', max_length=80)),
                 ('url', models.URLField(blank=True, default='', max_length=300)),
                 ('provider_status', models.CharField(blank=True, default='', max_length=24)),
@@ -519,10 +520,11 @@ class Migration(migrations.Migration):
             name='TermsAcknowledgement',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('label', models.CharField(max_length=100)),
                 ('version', models.CharField(max_length=20)),
                 ('by', models.CharField(max_length=150)),
                 ('at', models.DateTimeField(default=django.utils.timezone.now)),
-                ('account', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='acknowledgements', to='pool.account')),
+                ('account', models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='acknowledgements', to='pool.account')),
                 ('owner', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='+', to=settings.AUTH_USER_MODEL)),
             ],
             options={

@@ -21,10 +21,14 @@ def start_id() -> str:
 class TermsAcknowledgement(models.Model):
     """Somebody has read what the provider forbids: who, when, which version, and for whom. Written once, kept for ever.
 
-    owner: the account's at that time; an account that changes hands is asked for anew.
+    owner: the account's at that time; an account that changes hands is asked for anew. The record outlives its account:
+    label is what that was called.
     """
 
-    account = models.ForeignKey("pool.Account", on_delete=models.CASCADE, related_name="acknowledgements")
+    account = models.ForeignKey(
+        "pool.Account", null=True, on_delete=models.SET_NULL, related_name="acknowledgements"
+    )
+    label = models.CharField(max_length=100)
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+")
     version = models.CharField(max_length=20)
     by = models.CharField(max_length=150)
@@ -37,7 +41,7 @@ class TermsAcknowledgement(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.account_id} {self.version} by {self.by}"
+        return f"{self.label} {self.version} by {self.by}"
 
 
 class OfficialQuota(models.Model):
@@ -66,6 +70,7 @@ class NotebookStart(Stateful):
 
     slug: the notebook at the provider; one for each worker's name, a version a start. version_before: its version
     before this start, so that a push whose answer was lost is found again and never repeated. next_at: when to look.
+    denied_since: since when the provider says nothing but that there is no such notebook, or that we may not know.
     """
 
     TABLE = START
@@ -84,6 +89,7 @@ class NotebookStart(Stateful):
     )
     version_before = models.PositiveIntegerField(null=True, blank=True)
     version = models.PositiveIntegerField(null=True, blank=True)
+    denied_since = models.DateTimeField(null=True, blank=True)
     provider_owner = models.CharField(max_length=80, blank=True, default="")
     url = models.URLField(max_length=300, blank=True, default="")
     provider_status = models.CharField(max_length=24, blank=True, default="")

@@ -26,7 +26,8 @@ TEXT_LIMIT = 300
 
 BUSY = frozenset({408, 429, 500, 502, 503, 504})
 ABSENT = frozenset({403, 404})
-"""What is answered for a notebook that is not there: the official client takes 403 for a wrong name too."""
+"""What is answered for a notebook that is not there: the official client takes 403 for a wrong name too. The same
+is said where a right is missing for a moment, so one such answer proves nothing: whoever asks must be patient."""
 
 
 class KaggleRefused(DomainError):
@@ -128,12 +129,12 @@ class Kaggle:
             self._name = str(said["username"])
         return self._name
 
-    def version(self, owner: str, slug: str) -> int:
-        """The newest version of a notebook; 0 where there is none."""
+    def version(self, owner: str, slug: str) -> int | None:
+        """The newest version of a notebook; None where Kaggle says that there is none, or that we may not see it."""
         try:
             said = self._call(KERNELS, "GetKernel", {"userName": owner, "kernelSlug": slug})
         except _Absent:
-            return 0
+            return None
         return _whole(_object(said.get("metadata")).get("currentVersionNumber")) or 0
 
     def push(self, owner: str, push: Push) -> Pushed:
@@ -157,7 +158,7 @@ class Kaggle:
         return Pushed(version=_whole(said.get("versionNumber")) or 0, url=_words(said.get("url")))
 
     def run(self, owner: str, slug: str) -> Run | None:
-        """How the newest version does; None where there is no such notebook."""
+        """How the newest version does; None where Kaggle says that there is none, or that we may not see it."""
         body = {"userName": owner, "kernelSlug": slug}
         try:
             said = self._call(KERNELS, "GetKernelSessionStatus", body)

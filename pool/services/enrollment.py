@@ -28,6 +28,7 @@ from pool.services.terms import terms_of, terms_require
 from pool.services.workers import worker_offline, worker_revoke
 from pool.sessions import limit_s, session_columns, session_known
 from pool.states import WorkerState
+from pool.terms import TERMS
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +50,8 @@ class EnrollmentRefused(Forbidden):
 
     code = "enrollment_refused"
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, hint="make a new join token: POST /api/enrollment-tokens")
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint or "make a new join token: POST /api/enrollment-tokens")
 
 
 def enrollment_token_issue(
@@ -95,8 +96,11 @@ def worker_enroll(*, post: wire.EnrollPost, now: datetime | None = None) -> wire
     """Trade a join token for an identity. The same token with the same request_id is the same enrolment asked again.
 
     The worker is offline until its first status post. An earlier session of it ends: what it held is withdrawn.
-    Raises EnrollmentRefused (unknown, expired, used up), TermsNotAcknowledged where they have changed since the token
-    was made, StandDown where a newer box has taken the identity up.
+    A session at a provider of notebooks joins an account of that kind only: the account is what carries the provider's
+    terms and its limits. A machine that does not say where it is, or is one's own, may join any account, and is held to
+    its terms and limits. Raises EnrollmentRefused (unknown, expired, used up, of another kind of account, of one that is
+    switched off; the token is not used up by the last two), TermsNotAcknowledged where they have changed since the
+    token was made, StandDown where a newer box has taken the identity up.
     """
     now = now or timezone.now()
     with transaction.atomic():
@@ -107,6 +111,8 @@ def worker_enroll(*, post: wire.EnrollPost, now: datetime | None = None) -> wire
         if again is not None:
             worker = again
         else:
+            _require_kind(token.account, post.provider)
+            _require_enabled(token)
             terms_require(token.account)
             _use_up(token, now=now)
             worker = _identity(token, post, now=now)
@@ -195,6 +201,25 @@ def _asked_again(token: EnrollmentToken, post: wire.EnrollPost) -> Worker | None
     if use.worker.epoch != use.epoch or not matches(secret, use.worker.secret_sha256):
         raise EnrollmentRefused("this enrolment was answered before, and what it gave is in use or over")
     return use.worker
+
+
+def _require_kind(account: Account, provider: str) -> None:
+    if provider in TERMS and provider != account.kind:
+        place = Account.Kind(provider).label
+        raise EnrollmentRefused(
+            f"this is a session at {place}, and its join token is of {account}, which is a {account.kind} account:"
+            f" {place}'s terms and limits would not be kept",
+            hint=f"make a join token of a {provider} account: POST /api/enrollment-tokens",
+        )
+
+
+def _require_enabled(token: EnrollmentToken) -> None:
+    # A rented box is paid for and holds somebody's workspace: it is let in, so that it can be put to sleep.
+    if token.worker_id is None and not token.account.enabled:
+        raise EnrollmentRefused(
+            f"account {token.account} is switched off",
+            hint=f"PATCH /api/accounts/{token.account_id} with enabled=true",
+        )
 
 
 def _use_up(token: EnrollmentToken, *, now: datetime) -> None:

@@ -45,7 +45,7 @@ def terms_acknowledge(
         account=account,
         owner_id=account.owner_id,
         version=version,
-        defaults={"by": by, "at": now or timezone.now()},
+        defaults={"label": str(account), "by": by, "at": now or timezone.now()},
     )
     if made:
         log.info("account=%s terms acknowledged version=%s by=%s", account.pk, version, by)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from agent import cell
+from agent import cell, wire
 from agent.cell import Stopped
 from tests.agent.conftest import REPOSITORY, eventually
 from tests.agent.control_plane import ControlPlane
@@ -23,8 +23,9 @@ import sys
 from pathlib import Path
 from agent import cell
 cell.STEADY_AFTER_S, cell.FIRST_WAIT_S = 0.0, 0.2
+cell.ENROL_WITHIN_S = float(sys.argv[4])
 try:
-    cell.run(url=sys.argv[1], token=sys.argv[2], provider="colab", name="w", home=Path(sys.argv[3]),
+    cell.run(url=sys.argv[1], token=sys.argv[2], provider=sys.argv[5], name=sys.argv[6], home=Path(sys.argv[3]),
              release=lambda: print("released", flush=True), options=["--probe", "none"])
 except cell.Stopped as error:
     print("STOPPED", error._render_traceback_()[0])
@@ -38,8 +39,26 @@ class Cell:
         self._output = folder / "output"
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self, token: str = "join-1", **env: str) -> Cell:
-        words = [sys.executable, "-c", CELL, self._plane.url, token, str(self.home)]
+    def start(
+        self,
+        token: str = "join-1",
+        *,
+        within_s: float = 900,
+        provider: str = "colab",
+        name: str = "w",
+        **env: str,
+    ) -> Cell:
+        words = [
+            sys.executable,
+            "-c",
+            CELL,
+            self._plane.url,
+            token,
+            str(self.home),
+            str(within_s),
+            provider,
+            name,
+        ]
         with self._output.open("ab") as output:
             self.process = subprocess.Popen(
                 words, cwd=REPOSITORY, env={**os.environ, "AGENT_BACKOFF_CAP_S": "0.2", **env},
@@ -141,21 +160,106 @@ def test_wrong_option_is_a_sentence_and_not_repeated(plane: ControlPlane, notebo
     assert "Correct it in the first cell" in said
 
 
-def test_session_begins_with_the_notebook_and_not_with_its_second_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "answer", [(503, {"code": "busy", "message": "later"}), (429, {"code": "too_many"}), None]
+)
+def test_server_that_lets_nobody_enrol_ends_the_session_with_a_sentence(
+    plane: ControlPlane, notebook: Cell, answer: tuple[int, dict[str, str]] | None
 ) -> None:
+    """A lent machine costs by the hour: it is not held for a server that is away, or that says later for ever."""
+    if answer is None:
+        plane.close()
+    else:
+        plane.fault(wire.ENROLL, answer, times=1000)
+    said = notebook.start(within_s=1.0).wait()
+    assert "\nreleased\nSTOPPED Dormouse: " in said
+    assert "let nobody enrol for 1 s" in said.replace("0.9 s", "1 s")
+    assert "run all cells again once the server answers." in said
+    assert notebook.agents() == []
+
+
+def test_machine_of_ones_own_waits_for_its_server_for_ever(plane: ControlPlane, notebook: Cell) -> None:
+    plane.close()
+    notebook.start(within_s=0.0, provider="local")
+    eventually(lambda: notebook.said.count("cannot enrol yet") > 3)
+    plane.open()
+    plane.wait(lambda: plane.parked)
+
+
+def test_name_that_looks_like_an_option_is_a_name(plane: ControlPlane, notebook: Cell) -> None:
+    notebook.start(name="--join -x")
+    plane.wait(lambda: plane.parked)
+    assert plane.enrolments[0]["name"] == "--join -x"
+
+
+# -- when the session began ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("DORMOUSE_SESSION_STARTED", raising=False)
-    state = tmp_path / "home" / "token"
-    state.mkdir(parents=True)
-    first = cell._session_started(state)
-    monkeypatch.setattr(cell, "_process_age_s", lambda: 0.0)
+    monkeypatch.setattr(cell, "_boot_id", lambda: "boot-1")
     monkeypatch.setattr(time, "time", lambda: 4_000_000_000.0)
-    assert cell._session_started(state) == first
-    other = tmp_path / "other" / "token"
-    other.mkdir(parents=True)
-    assert cell._session_started(other) == "2096-10-02T07:06:40+00:00"
+    made = tmp_path / "home" / "token"
+    made.mkdir(parents=True)
+    return made
 
 
-def test_age_of_this_process_is_known() -> None:
-    assert 0 < cell._process_age_s() < 24 * 3600
+def ages(monkeypatch: pytest.MonkeyPatch, *, first: float | None, kernel: float | None) -> None:
+    """Seconds of the container's first process, and of the notebook's own."""
+    monkeypatch.setattr(cell, "_started_s", lambda process: 7.0)
+    monkeypatch.setattr(cell, "_age_s", lambda process: first if process == 1 else kernel)
+
+
+def test_session_is_as_old_as_its_container_and_not_as_a_kernel_that_was_restarted(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ages(monkeypatch, first=3 * 3600.0, kernel=5.0)
+    assert cell._session_started(state) == "2096-10-02T04:06:40+00:00"
+    ages(monkeypatch, first=3 * 3600.0 + 60, kernel=1.0)
+    monkeypatch.setattr(time, "time", lambda: 4_000_000_062.0)
+    assert (
+        cell._session_started(state) == "2096-10-02T04:06:40+00:00"
+    )  # the same text, whatever the clocks do
+
+
+@pytest.mark.parametrize("first", [None, 25 * 3600.0])
+def test_machine_that_is_older_than_any_session_counts_from_its_first_notebook(
+    state: Path, monkeypatch: pytest.MonkeyPatch, first: float | None
+) -> None:
+    ages(monkeypatch, first=first, kernel=100.0)
+    began = cell._session_started(state)
+    assert began == "2096-10-02T07:05:00+00:00"
+    ages(monkeypatch, first=first, kernel=0.0)
+    monkeypatch.setattr(time, "time", lambda: 4_000_003_600.0)
+    assert cell._session_started(state) == began
+
+
+def test_home_that_outlives_its_machine_does_not_make_the_next_session_older(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ages(monkeypatch, first=100.0, kernel=1.0)
+    first = cell._session_started(state)
+    monkeypatch.setattr(time, "time", lambda: 4_000_100_000.0)
+    monkeypatch.setattr(cell, "_boot_id", lambda: "boot-2")
+    second = cell._session_started(state)
+    assert second != first
+    monkeypatch.setattr(time, "time", lambda: 4_000_200_000.0)
+    monkeypatch.setattr(cell, "_started_s", lambda process: 8.0)  # another container on the same machine
+    assert cell._session_started(state) not in (first, second)
+
+
+def test_what_an_earlier_version_kept_or_somebody_broke_is_written_anew(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ages(monkeypatch, first=None, kernel=None)
+    for text in ("2026-11-21T14:30:00+00:00\n", "[]", ""):
+        (state.parent / cell.STARTED).write_text(text)
+        assert cell._session_started(state) == "2096-10-02T07:06:40+00:00"
+
+
+def test_age_of_a_process_is_known() -> None:
+    own, first = cell._age_s(os.getpid()), cell._age_s(1)
+    assert own is not None and first is not None and 0 < own < first
+    assert cell._age_s(2**22 + 1) is None
     assert Stopped("no")._render_traceback_() == ["Dormouse: no"]

@@ -6,10 +6,12 @@ import datetime
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
 from agent import processes, wire
+from agent.session import limit_keep, limit_kept
 from tests.agent.conftest import AgentProcess, eventually
 from tests.agent.control_plane import STAND_DOWN, ControlPlane, Dispatch
 
@@ -212,6 +214,29 @@ def test_at_the_session_limit_it_ends_by_itself_with_the_jobs_own_grace(
     assert agent.wait() == 0
     assert b"saved" in job.log
     assert job.finish and job.finish["outcome"] == "interrupted" and "limit of" in job.finish["reason"]
+
+
+def test_limit_holds_also_for_an_agent_that_is_started_again_while_the_server_is_away(
+    plane: ControlPlane, agent: AgentProcess
+) -> None:
+    plane.settings = {"max_session_hours": 6 / 3600}
+    agent.start()
+    plane.wait(lambda: plane.parked)
+    agent.kill()
+    plane.close()
+    agent.start(join=False)
+    # It still tries to say good-bye to whoever is away; that it ends is decided.
+    eventually(
+        lambda: 'ending reason="the session\'s limit of 0.00166667 h is reached"' in agent.log(), within_s=15
+    )
+
+
+def test_limit_of_another_epoch_is_not_this_ones(tmp_path: Path) -> None:
+    limit_keep(tmp_path, epoch=1, hours=8.5)
+    assert limit_kept(tmp_path, epoch=1) == 8.5
+    assert limit_kept(tmp_path, epoch=2) is None
+    limit_keep(tmp_path, epoch=1, hours=None)
+    assert limit_kept(tmp_path, epoch=1) is None
 
 
 @pytest.mark.parametrize("how", ["status", "queue", "order", "epoch"])

@@ -69,6 +69,18 @@ def test_children_get_nothing_of_the_agents_own() -> None:
     }
 
 
+def test_children_get_none_of_the_notebooks_own_keys_and_still_see_where_they_run() -> None:
+    seen = {
+        "KAGGLE_KERNEL_RUN_TYPE": "Batch",
+        "COLAB_GPU": "1",
+        "NVIDIA_VISIBLE_DEVICES": "all",
+        "HF_TOKEN": "own",
+    }
+    keys = ("KAGGLE_USER_SECRETS_TOKEN", "KAGGLE_DATA_PROXY_TOKEN", "KAGGLE_API_V1_TOKEN", "KAGGLE_KEY",
+            "COLAB_JUPYTER_TOKEN", "TBE_CREDS_ADDR", "TBE_RUNTIME_ADDR")  # fmt: skip
+    assert child_environment({**seen, **dict.fromkeys(keys, "secret")}) == seen
+
+
 @pytest.mark.parametrize(
     ("text", "secret"),
     [

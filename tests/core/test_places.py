@@ -6,7 +6,7 @@ import ipaddress
 
 import pytest
 
-from core.places import NotAllowed, Place, Reach, is_public, target_of
+from core.places import NotAllowed, Place, Reach, is_near, is_public, target_of
 
 
 def reach(*rules: str, private: tuple[str, ...] = ()) -> Reach:
@@ -105,3 +105,24 @@ def test_a_number_that_a_rule_names_is_configured_for_itself_alone() -> None:
     number = target_of("http://10.1.2.3:8081/health")
     assert here.refusal(number, "10.1.2.3") is None
     assert here.refusal(target_of("https://rebound.example.org/"), "10.1.2.3")
+
+
+@pytest.mark.parametrize(
+    ("url", "near"),
+    [
+        ("http://127.0.0.1:8000", True),
+        ("http://localhost", True),
+        ("http://pool.localhost:8000", True),
+        ("http://[::1]:8000", True),
+        ("https://10.1.2.3", True),
+        ("https://169.254.1.1", True),
+        ("http://0.0.0.0:8000", True),
+        ("http://pool:8000", True),
+        ("https://rack.local", True),
+        ("https://pool.example.com", False),
+        ("http://93.184.215.14", False),
+        ("https://[2606:2800:21f::1]", False),
+    ],
+)
+def test_addresses_that_lead_nowhere_from_outside_are_known_by_their_text(url, near):
+    assert is_near(url) is near

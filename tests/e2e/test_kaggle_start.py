@@ -92,9 +92,14 @@ def test_session_is_started_works_and_ends_at_its_limit(own, kaggle, machines):
     assert eventually(lambda: client.job_ended(job), what="the job ends")["status"] == "succeeded"
     assert client.log(job) == "at Kaggle\n"
 
+    # A look of the tick is up to minutes away; here it is due now.
+    due = "UPDATE pool_notebookstart SET next_at = created_at WHERE id = ?"
+    own.rows.change(due, asked["id"])
+    eventually(lambda: client.get(place)["status"] == "running", what=lambda: f"it runs: {client.get(place)}")
+
     eventually(machines.over, what="the notebook ends by itself at its limit", within_s=90)
-    # A look of the tick is minutes away; here it is due now.
-    own.rows.change("UPDATE pool_notebookstart SET next_at = created_at WHERE id = ?", asked["id"])
+    eventually(lambda: client.worker("night", status="offline"), what="the worker is offline")
+    own.rows.change(due, asked["id"])
     ended = eventually(lambda: (row := client.get(place))["ended_at"] and row, what="the start is over")
     assert (ended["status"], ended["worker"], ended["version"]) == ("ended", worker["id"], 1), ended
     assert "the session's limit of 0.0111111 h is reached" in ended["output"]

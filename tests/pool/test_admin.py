@@ -395,7 +395,23 @@ def test_notebooks_and_starts_are_offered_where_they_fit(
     assert "It is not there any more" in gone.content.decode()
 
 
-def test_session_is_started_from_the_accounts_page(console: Client, alice: User, valkey: object) -> None:
+@pytest.mark.parametrize(
+    ("url", "warned"), [("http://127.0.0.1:8000", True), ("https://pool.example.com", False)]
+)
+def test_notebook_that_could_not_reach_this_server_is_said_so_before_it_costs_a_session(
+    console: Client, alice: User, settings: Any, url: str, warned: bool
+) -> None:
+    settings.PUBLIC_URL = url
+    account = acknowledged(account_create(owner=alice, kind="colab", label="c"))
+    place = reverse("admin:pool_account_notebook", args=[account.pk])
+    shown = confirm(console, place, worker_name="w1").content.decode()
+    assert ("Set DORMOUSE_PUBLIC_URL to the address" in shown) is warned
+
+
+def test_session_is_started_from_the_accounts_page(
+    console: Client, alice: User, valkey: object, settings: Any
+) -> None:
+    settings.PUBLIC_URL = "https://pool.example.com"
     account = acknowledged(account_create(owner=alice, kind="kaggle", label="k"))
     place = reverse("admin:pool_account_start", args=[account.pk])
     fields = {"worker_name": "night", "accelerator": "NvidiaTeslaT4"}

@@ -306,7 +306,10 @@ class KaggleDouble:
     def _output(self, person: Person, body: dict[str, Any]) -> dict[str, Any]:
         _only(body, {*NAMED_FIELDS, "pageSize", "pageToken"})
         version = self._find(person, body)
-        return {"files": [], "log": "" if _lives(version) else json.dumps(version.log)}
+        return {
+            "files": [],
+            "log": "" if _lives(version) else json.dumps([*version.log, *_converted(version)]),
+        }
 
     def _quota(self, person: Person, body: dict[str, Any]) -> dict[str, Any]:
         _only(body, set())
@@ -330,6 +333,22 @@ class KaggleDouble:
 
 def _lives(version: Version) -> bool:
     return version.status in ("QUEUED", "RUNNING", "CANCEL_REQUESTED")
+
+
+def _converted(version: Version) -> list[dict[str, Any]]:
+    """What Kaggle's own tools add to every log when the notebook is over: nbconvert speaks last."""
+    lines = (
+        "[NbConvertApp] Converting notebook __notebook__.ipynb to notebook",
+        "[NbConvertApp] Writing 4711 bytes to __notebook__.ipynb",
+        "/usr/local/lib/python3.11/dist-packages/mistune.py:435: SyntaxWarning: invalid escape sequence '\\|'",
+        "  cells[i][c] = re.sub('\\\\\\\\\\|', '|', cell)",
+        "[NbConvertApp] Converting notebook __notebook__.ipynb to html",
+        "[NbConvertApp] Writing 298522 bytes to __results__.html",
+    )
+    return [
+        {"stream_name": "stderr", "time": float(len(version.log) + number), "data": f"{line}\n"}
+        for number, line in enumerate(lines)
+    ]
 
 
 def _is_notebook(text: object) -> bool:

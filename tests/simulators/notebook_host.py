@@ -17,6 +17,7 @@ import tempfile
 import threading
 import venv
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,8 @@ class NotebookMachine:
         return len(path.read_text().splitlines()) if path.exists() else 0
 
     def run(self, notebook: Mapping[str, Any]) -> NotebookRun:
-        """Run all cells, in the background."""
+        """Run all cells, in the background. The session begins with the first notebook: this machine is older."""
+        self.env.setdefault("DORMOUSE_SESSION_STARTED", datetime.now(UTC).isoformat())
         self._runs.append(NotebookRun(self, notebook))
         return self._runs[-1]
 

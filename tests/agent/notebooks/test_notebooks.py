@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import jupytext
@@ -75,14 +77,21 @@ def test_the_two_differ_only_where_they_speak_to_their_provider():
 
 
 def says(
-    name: str, tmp_path: Path, *, secrets: object = None, env: dict[str, str] | None = None, **values: str
+    name: str,
+    tmp_path: Path,
+    *,
+    secrets: object = None,
+    env: dict[str, str] | None = None,
+    whole: bool = False,
+    then: str = "",
+    **values: str,
 ) -> str:
-    """The sentence that the cell ends with, or what it printed."""
+    """The sentence that the cell ends with, or the last that it printed. then: code to run after it."""
     (tmp_path / "secrets.json").write_text(json.dumps({} if secrets is None else secrets))
     parameters = re.sub(
         r'^(\w+) = ""', lambda m: f"{m[1]} = {values.get(m[1], '')!r}", cells(name)[1].source, flags=re.M
     )
-    code = f"{parameters}\n{cells(name)[READ - 1].source}"
+    code = f"{parameters}\n{cells(name)[READ - 1].source}\n{then}"
     own = {f"{name.upper()}_DOUBLE": str(tmp_path), "PYTHONPATH": str(notebook_host.MODULES[name])}
     kept = {key: value for key, value in os.environ.items() if not key.startswith("DORMOUSE_")}
     done = subprocess.run(
@@ -93,6 +102,8 @@ def says(
         check=False,
     )
     lines = (done.stderr or done.stdout).strip().splitlines()
+    if whole:
+        return done.stdout + done.stderr
     return lines[-1].removeprefix("__main__.").removeprefix("Stop: ")
 
 
@@ -104,14 +115,36 @@ URL = "https://pool.example.com"
     ("values", "sentence"),
     [
         ({"JOIN_TOKEN": "dj_x"}, "there is no server address: write it like https://pool.example.com into SERVER_URL"),
-        ({"SERVER_URL": "pool.example.com", "JOIN_TOKEN": "dj_x"}, "SERVER_URL is 'pool.example.com', which is no server"),
-        ({"SERVER_URL": URL + "/agent/", "JOIN_TOKEN": "dj_x"}, "which is no server: write it like"),
+        ({"SERVER_URL": "pool.example.com", "JOIN_TOKEN": "dj_x"}, "what SERVER_URL holds is no server's address: write"),
+        ({"SERVER_URL": URL + "/agent/", "JOIN_TOKEN": "dj_x"}, "is no server's address: write it like"),
+        ({"SERVER_URL": "https://host:port", "JOIN_TOKEN": "dj_x"}, "is no server's address"),
+        ({"SERVER_URL": "https://.example.com", "JOIN_TOKEN": "dj_x"}, "is no server's address"),
+        ({"SERVER_URL": "http://[::1", "JOIN_TOKEN": "dj_x"}, "is no server's address"),
+        ({"SERVER_URL": "https://host:0", "JOIN_TOKEN": "dj_x"}, "is no server's address"),
         ({"SERVER_URL": URL}, "there is no join token: put one into JOIN_TOKEN in the first cell, or into the secret"),
         ({"SERVER_URL": URL, "ACCOUNT_LABEL": "my pool"}, "DORMOUSE_JOIN_TOKEN or DORMOUSE_JOIN_TOKEN_MY_POOL, then run"),
     ],
 )  # fmt: skip
 def test_value_that_is_missing_or_wrong_is_one_sentence(name, values, sentence, tmp_path):
     assert sentence in says(name, tmp_path, **values)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("url", ["dj_s3cr3t", "https://dj_s3cr3t", "https://ana:s3cr3t@pool.example.com"])
+def test_secret_in_the_wrong_place_is_not_printed(name, url, tmp_path):
+    """What a cell prints is saved with the notebook, and shared with it."""
+    said = says(name, tmp_path, SERVER_URL=url, JOIN_TOKEN="dj_x")
+    assert "is no server's address" in said and "s3cr3t" not in said
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:8000", "http://localhost:8000", "https://10.0.0.7", "http://[::1]:8000"]
+)
+def test_address_that_leads_nowhere_from_there_is_said_so(name, url, tmp_path):
+    said = says(name, tmp_path, whole=True, SERVER_URL=url, JOIN_TOKEN="dj_x")
+    assert f"Note: {url} is an address of this machine or of a private network" in said
+    assert "Note" not in says(name, tmp_path, whole=True, SERVER_URL=URL, JOIN_TOKEN="dj_x")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -143,7 +176,92 @@ def test_kaggle_without_internet_says_where_to_switch_it_on(tmp_path):
     assert "switch the internet on (Settings, then Internet)" in said
 
 
-def test_kaggle_notebook_that_was_pushed_needs_no_secrets(tmp_path):
-    said = says("kaggle", tmp_path, SERVER_URL=URL, JOIN_TOKEN="dj_x", secrets="pushed")
+@pytest.mark.parametrize("secrets", ["pushed", "no token"])
+def test_kaggle_notebook_that_was_pushed_needs_no_secrets(tmp_path, secrets):
+    said = says("kaggle", tmp_path, SERVER_URL=URL, JOIN_TOKEN="dj_x", secrets=secrets)
     assert said.startswith(f"Joining {URL}")
-    assert "there is no join token" in says("kaggle", tmp_path, SERVER_URL=URL, secrets="pushed")
+    said = says("kaggle", tmp_path, SERVER_URL=URL, secrets=secrets)
+    assert "there is no join token" in said and "internet" not in said
+
+
+def test_kaggle_that_is_in_trouble_is_not_told_as_an_internet_that_is_off(tmp_path):
+    said = says("kaggle", tmp_path, SERVER_URL=URL, secrets="in trouble")
+    assert said == "Kaggle's secrets cannot be read (it answers 500): run all cells again."
+
+
+# -- fetching what the server offers -----------------------------------------------------------------------
+
+
+class Offer:
+    """A server that answers /agent/ with one raw answer after the other."""
+
+    def __init__(self, *answers: bytes) -> None:
+        self.asked: list[bytes] = []
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._server.getsockname()[1]}"
+        threading.Thread(target=self._serve, args=(answers,), daemon=True).start()
+
+    def _serve(self, answers: tuple[bytes, ...]) -> None:
+        for answer in answers:
+            client, _ = self._server.accept()
+            with client:
+                self.asked.append(client.recv(65536))
+                client.sendall(answer)
+        self._server.close()
+
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello"
+
+
+def fetched(tmp_path: Path, offer: Offer) -> str:
+    """What the install cell's fetch gives, or the sentence that it ends with."""
+    cell = cells("colab")[INSTALL - 1].source
+    head = cell[: cell.index("def pip_install")]
+    code = f"{head}\nprint('GOT', fetch(server_url + '/agent/'))"
+    env = {"DORMOUSE_PATIENCE_S": "20", "no_proxy": "*"}
+    return says("colab", tmp_path, SERVER_URL=offer.url, JOIN_TOKEN="dj_x", then=code, env=env)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\nhel",
+        b"HTTP/1.1 429 Slow Down\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 503 Oh\r\nContent-Length: 0\r\n\r\n",
+        b"nonsense\r\n\r\n",
+        b"",
+    ],
+)
+def test_answer_that_is_cut_off_or_says_later_is_asked_for_again(tmp_path, first):
+    offer = Offer(first, OK)
+    assert fetched(tmp_path, offer) == "GOT hello"
+    assert b"User-Agent: dormouse-notebook" in offer.asked[1]
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 407])
+def test_answer_that_refuses_is_told_with_its_status(tmp_path, status):
+    offer = Offer(b"HTTP/1.1 %d No\r\nContent-Length: 0\r\n\r\n" % status)
+    said = fetched(tmp_path, offer)
+    assert said.startswith(
+        f"{offer.url}/agent/ answers {status}: SERVER_URL is not the address of a Dormouse server, or"
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_cells_that_are_run_again_use_the_agent_that_was_just_installed(name, tmp_path):
+    install = cells(name)[INSTALL - 1].source
+    forget = install[install.index("for module in [") : install.index('print(f"Installed')]
+    load = cells(name)[-1].source.partition("\n")[0]
+    assert load == "from agent import cell"
+    (tmp_path / "agent").mkdir()
+    module = tmp_path / "agent" / "cell.py"
+    (tmp_path / "agent" / "__init__.py").write_text("")
+    module.write_text("version = 1")
+    code = (
+        f"import importlib, sys\nfrom pathlib import Path\n{load}\nPath({str(module)!r}).write_text('version = 22')\n"
+        f"{forget}\n{load}\nprint(cell.version)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "22\n", done.stderr

@@ -16,6 +16,11 @@ Client = Callable[..., Any]
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("valkey")]
 
 
+@pytest.fixture(autouse=True)
+def reachable(settings: Any) -> None:
+    settings.PUBLIC_URL = "https://pool.example.com"
+
+
 @pytest.fixture
 def account(api_client: Client, alice: User) -> Account:
     fields = {"kind": "kaggle", "label": "k", "credentials": {"api_token": "KGAT_0123456789"}}
@@ -64,6 +69,29 @@ def test_session_is_asked_for_and_looked_at_by_its_owner(api_client, alice, bob,
     assert api_client(alice, "read").post("/api/notebook-starts", {"account": account.pk}).status_code == 403
     again = client.post("/api/notebook-starts", {"account": account.pk, "name": "night"})
     assert (again.status_code, again.json()["code"]) == (409, "start_open")
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:8000", "http://localhost:8000", "https://192.168.1.7"])
+def test_session_that_could_not_reach_this_server_is_not_started(api_client, alice, account, settings, url):
+    settings.PUBLIC_URL = url
+    answer = api_client(alice).post("/api/notebook-starts", {"account": account.pk, "name": "night"})
+    assert (answer.status_code, answer.json()["code"]) == (400, "not_reachable")
+    assert f"its address is {url}" in answer.json()["message"]
+    assert "set DORMOUSE_PUBLIC_URL" in answer.json()["hint"]
+    assert not NotebookStart.objects.exists()
+
+
+def test_session_that_is_not_wanted_any_more_is_taken_back_by_its_owner(api_client, alice, bob, account):
+    client = api_client(alice)
+    place = f"/api/notebook-starts/{client.post('/api/notebook-starts', {'account': account.pk, 'name': 'n'}).json()['id']}"
+    assert api_client(bob).post(f"{place}/cancel", {}).status_code == 404
+    assert api_client(alice, "read").post(f"{place}/cancel", {}).status_code == 403
+    done = client.post(f"{place}/cancel", {})
+    assert done.status_code == 200
+    assert (done.json()["status"], done.json()["reason"]) == ("ended", "taken back by alice")
+    assert client.get(place).json() == done.json()
+    again = client.post(f"{place}/cancel", {})
+    assert (again.status_code, again.json()["code"]) == (409, "transition_refused")
 
 
 @pytest.mark.parametrize(

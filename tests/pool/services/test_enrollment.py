@@ -93,6 +93,49 @@ def test_an_expired_or_unknown_token_is_refused(account: Account) -> None:
     assert not Worker.objects.exists()
 
 
+@pytest.mark.parametrize(
+    ("place", "kind"), [("colab", "local"), ("kaggle", "vast"), ("colab", "kaggle"), ("kaggle", "colab")]
+)
+def test_a_notebook_joins_only_an_account_of_its_own_kind(alice: User, place: str, kind: str) -> None:
+    """The account carries the provider's terms and the session's limit: any other has neither, or another's."""
+    other = acknowledged(account_create(owner=alice, kind=kind, label="other"))
+    token = enrollment_token_issue(account=other, now=NOON)
+    with pytest.raises(EnrollmentRefused, match=f"which is a {kind} account") as refused:
+        join(token, provider=place)
+    assert f"make a join token of a {place} account" in refused.value.hint
+    assert not Worker.objects.exists()
+    assert EnrollmentToken.objects.get().uses_left == 1
+
+
+@pytest.mark.parametrize(
+    ("place", "kind"),
+    [("", "colab"), ("local", "kaggle"), ("vast", "local"), ("local", "vast"), ("kaggle", "kaggle")],
+)
+def test_other_machines_are_held_to_what_their_account_says(alice: User, place: str, kind: str) -> None:
+    owned = acknowledged(account_create(owner=alice, kind=kind, label="own"))
+    given = join(enrollment_token_issue(account=owned, now=NOON), provider=place)
+    assert given.settings.max_session_hours == owned.session_shutdown_h
+
+
+def test_an_account_that_is_switched_off_takes_no_new_worker_and_the_token_stays_good(
+    account: Account,
+) -> None:
+    token = enrollment_token_issue(account=account, now=NOON)
+    Account.objects.update(enabled=False)
+    with pytest.raises(EnrollmentRefused, match="is switched off"):
+        join(token)
+    Account.objects.update(enabled=True)
+    assert join(token).epoch == 1
+
+
+def test_a_rented_box_joins_also_while_its_account_is_switched_off(account: Account) -> None:
+    """It is paid for and holds a workspace: without its agent nobody could put it to sleep."""
+    worker = Worker.objects.get(pk=join(enrollment_token_issue(account=account, now=NOON)).worker_id)
+    token = enrollment_token_issue(account=account, worker=worker, now=NOON)
+    Account.objects.update(enabled=False)
+    assert join(token).worker_id == worker.pk
+
+
 def test_a_token_must_be_worth_something(account: Account) -> None:
     with pytest.raises(Invalid):
         enrollment_token_issue(account=account, uses=0)

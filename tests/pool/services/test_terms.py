@@ -11,7 +11,7 @@ from agent import wire
 from core.errors import Invalid
 from pool import terms as texts
 from pool.models import TermsAcknowledgement, Worker
-from pool.services.accounts import account_create, account_update
+from pool.services.accounts import account_create, account_delete, account_update
 from pool.services.enrollment import enrollment_token_issue, worker_enroll
 from pool.services.terms import TermsNotAcknowledged, terms_acknowledge, terms_acknowledgement
 from pool.terms import COLAB, TERMS
@@ -46,6 +46,13 @@ def test_record_says_who_when_and_which_version_and_is_written_once(alice):
     assert first == again
     assert (first.by, first.at, first.version, first.owner) == ("ops", NOON, COLAB.version, alice)
     assert TermsAcknowledgement.objects.count() == 1
+
+
+def test_record_outlives_its_account(alice):
+    account = acknowledged(account_create(owner=alice, kind="colab", label="a"))
+    account_delete(account)
+    row = TermsAcknowledgement.objects.get()
+    assert (row.account, row.label, row.owner, row.version) == (None, "colab a", alice, COLAB.version)
 
 
 def test_text_that_changes_is_asked_for_again_also_of_whoever_holds_a_token(alice, monkeypatch):

@@ -2,66 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
-from django.contrib.auth.models import User
 
-from agent import wire
-from core.errors import DomainError, Invalid
 from core.models import Event
-from pool.models import Account, EnrollmentToken, NotebookStart, OfficialQuota, Worker
-from pool.providers.kaggle import KaggleRefused
+from pool.models import Account, EnrollmentToken, NotebookStart
 from pool.services import kaggle_accounts
-from pool.services.accounts import account_create
-from pool.services.enrollment import EnrollmentRefused, worker_enroll
-from pool.services.kaggle_accounts import official_quota, quota_read, quotas_due
-from pool.services.kaggle_starts import session_timeout_s, start_request, start_step, starts_due
-from pool.services.terms import TermsNotAcknowledged
-from tests.pool.conftest import NOON, acknowledged
-from tests.simulators.kaggle import KaggleDouble, Version
+from pool.services.enrollment import EnrollmentRefused
+from pool.services.kaggle_starts import start_request, starts_due
+from pool.services.kaggle_steps import CLAIM, session_timeout_s, start_step
+from tests.pool.conftest import NOON
+from tests.pool.services.kaggle.conftest import REF, S, join, look
 
 pytestmark = pytest.mark.django_db
-S = timedelta(seconds=1)
-REF = "ana/dormouse-night-1"
-
-
-@pytest.fixture
-def kaggle(settings) -> Iterator[KaggleDouble]:
-    with KaggleDouble() as double:
-        double.person("ana")
-        settings.KAGGLE_API_URL = double.base_url
-        yield double
-
-
-@pytest.fixture
-def account(alice: User, kaggle: KaggleDouble) -> Account:
-    token = json.dumps({"api_token": kaggle.people["ana"].token})
-    return acknowledged(account_create(owner=alice, kind="kaggle", label="k", credentials=token))
-
-
-@pytest.fixture
-def start(account: Account) -> NotebookStart:
-    return start_request(account=account, name="Night 1", by="alice", now=NOON)
-
-
-def look(row: NotebookStart, at=NOON) -> NotebookStart:
-    """One look by a tick that reads the row afresh, at that time whether it is due or not."""
-    fresh = NotebookStart.objects.select_related("account", "worker").get(pk=row.pk)
-    start_step(fresh, now=at)
-    return NotebookStart.objects.select_related("account", "worker").get(pk=row.pk)
-
-
-def join(version: Version, name: str = "") -> Worker:
-    """What the notebook does at Kaggle: trade the token that stands in it."""
-    token, name = (
-        re.search(rf'^{key} = "(.*)"', version.source, re.M)[1] for key in ("JOIN_TOKEN", "WORKER_NAME")
-    )
-    given = worker_enroll(post=wire.EnrollPost(token=token, name=name, provider="kaggle"), now=NOON)
-    return Worker.objects.get(pk=given.worker_id)
 
 
 def test_start_runs_from_the_request_to_the_end(start, kaggle):
@@ -82,7 +36,8 @@ def test_start_runs_from_the_request_to_the_end(start, kaggle):
     version.says("The agent has ended.\n")
     version.status = "COMPLETE"
     row = look(row, NOON + 8 * 3600 * S)
-    assert (row.state, row.output, row.next_at) == ("ended", "The agent has ended.\n", None)
+    assert (row.state, row.next_at) == ("ended", None)
+    assert row.output.startswith("The agent has ended.\n")
     codes = Event.objects.filter(subject_type="start").order_by("id").values_list("code", flat=True)
     assert list(codes) == ["start_asked", "start_queued", "start_running", "start_ended"]
 
@@ -99,7 +54,8 @@ def test_next_start_of_the_same_name_is_the_next_version_and_the_next_epoch(star
     look(start)
     first = join(kaggle.latest(REF))
     kaggle.latest(REF).status = "COMPLETE"
-    look(start, NOON + 300 * S)
+    for seconds in (300, 420):
+        look(start, NOON + seconds * S)
     again = look(start_request(account=account, name="Night 1", by="alice", now=NOON))
     assert again.version == 2
     second = join(kaggle.latest(REF))
@@ -121,10 +77,84 @@ def test_push_that_never_arrived_is_made_again_with_a_new_token(start, kaggle):
     kaggle.fail("SaveKernel", status=502)
     row = look(start)
     first = row.token
-    row = look(row, NOON + 70 * S)
+    for seconds in (60, 120, 180):  # a notebook that is not to be seen may be one all the same
+        row = look(row, NOON + seconds * S)
+        assert (row.state, row.token) == ("pushing", first)
+        assert "it is looked for before anything is repeated" in row.reason
+    row = look(row, NOON + 241 * S)
     assert (row.state, row.version, len(kaggle.kernels[REF])) == ("queued", 1, 1)
     first.refresh_from_db()
     assert first.uses_left == 0 and row.token != first
+
+
+def test_no_such_notebook_is_not_believed_at_once_of_a_push_whose_answer_was_lost(start, kaggle):
+    kaggle.fail("SaveKernel", lost=True)
+    kaggle.fail("GetKernel", status=404)  # as it is before the push
+    row = look(start)
+    kaggle.fail("GetKernel", status=403, times=2)
+    for seconds in (60, 120):
+        row = look(row, NOON + seconds * S)
+        assert row.state == "pushing"
+    row = look(row, NOON + 180 * S)
+    assert (row.state, row.version, len(kaggle.kernels[REF])) == ("queued", 1, 1)
+    assert row.denied_since is None
+
+
+def test_version_before_is_known_also_where_kaggle_shows_none(start, account, kaggle):
+    """A 403 just before the push must not make the version that was there before look like the one that was pushed."""
+    look(start)
+    kaggle.latest(REF).status = "COMPLETE"
+    look(start, NOON + 300 * S)
+    again = start_request(account=account, name="Night 1", by="alice", now=NOON)
+    kaggle.fail("GetKernel", status=403)
+    kaggle.fail("SaveKernel", status=503)
+    row = look(again, NOON + 300 * S)
+    row = look(row, NOON + 360 * S)
+    assert (row.state, row.version_before, row.version) == ("pushing", 1, None)
+
+
+def test_push_that_kaggle_put_off_leaves_nothing_to_look_for(start, kaggle):
+    kaggle.fail("SaveKernel", status=429)
+    row = look(start)
+    assert (row.state, row.token) == ("pushing", None)
+    assert EnrollmentToken.objects.get().uses_left == 0
+    assert look(row, NOON + 70 * S).state == "queued"
+    assert len(kaggle.kernels[REF]) == 1
+
+
+def test_tick_that_is_slow_claims_each_row_from_its_own_time_on(start, kaggle, monkeypatch):
+    """A tick reads the rows that are due once, and may take minutes for those before this one."""
+    late = NOON + timedelta(minutes=4)
+    seen = []
+    real = kaggle_accounts.Kaggle.push
+
+    def push(self, owner, push):
+        seen.append(NotebookStart.objects.get().next_at)
+        return real(self, owner, push)
+
+    monkeypatch.setattr(kaggle_accounts.Kaggle, "push", push)
+    row = look(start, late)
+    assert seen == [late + CLAIM]
+    assert (row.state_since, row.next_at) == (late, late + 30 * S)
+
+
+def test_look_that_is_so_slow_that_another_took_the_row_up_pushes_nothing_more(start, kaggle, monkeypatch):
+    time = [NOON]
+    real = kaggle_accounts.Kaggle.version
+
+    def version(self, owner, slug):
+        found = real(self, owner, slug)
+        if time[0] == NOON:
+            time[0] = NOON + CLAIM + S
+            look(start, time[0])  # the other process, meanwhile
+        return found
+
+    monkeypatch.setattr(kaggle_accounts.Kaggle, "version", version)
+    start_step(NotebookStart.objects.select_related("account").get(), clock=lambda: time[0])
+    assert len(kaggle.called("SaveKernel")) == 1
+    row = NotebookStart.objects.get()
+    assert row.state == "queued"
+    assert join(kaggle.latest(REF)).epoch == 1
 
 
 def test_process_that_dies_between_its_intent_and_the_answer_leaves_one_session(start, kaggle, monkeypatch):
@@ -149,8 +179,8 @@ def test_process_that_dies_between_its_intent_and_the_answer_leaves_one_session(
 def test_two_ticks_at_once_push_once(start, kaggle):
     a = NotebookStart.objects.select_related("account").get()
     b = NotebookStart.objects.select_related("account").get()
-    start_step(a, now=NOON)
-    start_step(b, now=NOON)
+    start_step(a, clock=lambda: NOON)
+    start_step(b, clock=lambda: NOON)
     assert len(kaggle.called("SaveKernel")) == 1
 
 
@@ -188,7 +218,9 @@ def test_machine_that_never_comes_is_given_up_and_may_not_join_later(start, kagg
             "failed",
             "it ended in error: Your notebook ran out of memory",
         ),
-        ("ERROR", "", "one\nDormouse: no.\n", "failed", "it ended in error: Dormouse: no."),
+        ("ERROR", "", "one\nDormouse: no.\ntwo\n", "failed", "it ended in error: Dormouse: no."),
+        ("ERROR", "", "ValueError: no\n", "failed", "it ended in error: ValueError: no"),
+        ("ERROR", "", "", "failed", "it ended in error: Kaggle does not say why"),
         (
             "COMPLETE",
             "",
@@ -244,11 +276,34 @@ def test_text_that_changed_before_the_push_stops_it(start, account, kaggle):
     assert kaggle.called("SaveKernel") == []
 
 
-def test_notebook_that_somebody_deleted_is_the_end(start, kaggle):
+def test_notebook_that_somebody_deleted_is_the_end_when_it_has_been_away_for_long(start, kaggle):
     row = look(start)
     kaggle.kernels.clear()
-    row = look(row, NOON + 30 * S)
+    for seconds in (30, 120, 200):
+        row = look(row, NOON + seconds * S)
+        assert (row.state, row.reason[:47]) == ("queued", "the provider says that there is no such noteboo")
+    row = look(row, NOON + 211 * S)
     assert (row.state, row.reason) == ("failed", "the provider has no such notebook any more")
+    assert row.token.uses_left == 0
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_one_no_is_no_end_and_the_machine_that_comes_is_let_in(start, kaggle, status):
+    row = look(start)
+    kaggle.fail("GetKernelSessionStatus", status=status)
+    row = look(row, NOON + 30 * S)
+    assert row.state == "queued"
+    kaggle.latest(REF).status = "RUNNING"
+    row = look(row, NOON + 60 * S)
+    assert (row.state, row.denied_since) == ("running", None)
+    assert join(kaggle.latest(REF)).name == "Night 1"
+
+
+def test_account_that_was_switched_off_meanwhile_gets_no_session(start, kaggle):
+    Account.objects.update(enabled=False)
+    row = look(start)
+    assert row.state == "failed" and "is switched off" in row.reason
+    assert kaggle.called("SaveKernel") == []
 
 
 def test_what_is_due_is_found_by_its_time(start):
@@ -258,40 +313,6 @@ def test_what_is_due_is_found_by_its_time(start):
     assert list(starts_due(now=NOON + 30 * S)) == [row]
 
 
-# -- what is refused at once ---------------------------------------------------------------------------
-
-
-def test_one_start_at_a_time_for_each_name(start, account):
-    for name in ("Night 1", "night-1"):  # Kaggle tells notebooks apart by their slugs
-        with pytest.raises(DomainError, match="is being started as") as refused:
-            start_request(account=account, name=name, by="alice")
-        assert refused.value.code == "start_open"
-    start_request(account=account, name="Night 2", by="alice")
-
-
-@pytest.mark.parametrize("name", ["", "  ", "---", "a" * 81, "\x00"])
-def test_name_that_is_none(account, name):
-    with pytest.raises(Invalid, match="is no worker's name"):
-        start_request(account=account, name=name, by="alice")
-
-
-def test_account_must_be_kaggles_switched_on_acknowledged_and_hold_a_token(alice, account):
-    colab = acknowledged(account_create(owner=alice, kind="colab", label="c"))
-    with pytest.raises(Invalid, match="started at Kaggle only"):
-        start_request(account=colab, name="w", by="alice")
-    bare = account_create(owner=alice, kind="kaggle", label="bare")
-    with pytest.raises(TermsNotAcknowledged, match="One account for one person"):
-        start_request(account=bare, name="w", by="alice")
-    with pytest.raises(KaggleRefused, match="hold no Kaggle token"):
-        start_request(account=acknowledged(bare), name="w", by="alice")
-    account.enabled = False
-    with pytest.raises(Invalid, match="switched off"):
-        start_request(account=account, name="w", by="alice")
-    with pytest.raises(Invalid, match="accelerator"):
-        start_request(account=bare, name="w", by="alice", accelerator="abacus")
-    assert NotebookStart.objects.count() == 0
-
-
 def test_timeout_at_kaggle_comes_after_the_agents_own_end(account):
     assert (account.session_limit_h, account.session_shutdown_h) == (9.0, 8.5)
     assert session_timeout_s(account) == 8.75 * 3600
@@ -299,41 +320,3 @@ def test_timeout_at_kaggle_comes_after_the_agents_own_end(account):
     assert session_timeout_s(account) == 9 * 3600
     account.session_limit_h = account.session_shutdown_h = None
     assert session_timeout_s(account) == 9 * 3600
-
-
-# -- the official quota ----------------------------------------------------------------------------------
-
-
-def test_official_quota_is_read_and_kept_with_its_age(account, kaggle):
-    kaggle.people["ana"].used_s = 45_000.25
-    assert list(quotas_due(now=NOON)) == [account]
-    quota_read(account, now=NOON)
-    row = official_quota(account)
-    assert (row.used_s, row.reserved_s, row.total_s, row.read_at) == (45_000.25, 0, 108_000, NOON)
-    assert row.refresh_at.isoformat() == "2026-11-28T00:00:00+00:00"
-    assert list(quotas_due(now=NOON + timedelta(minutes=9))) == []
-    assert list(quotas_due(now=NOON + timedelta(minutes=11))) == [account]
-
-
-def test_running_session_is_reserved(start, account, kaggle):
-    look(start)
-    quota_read(account, now=NOON)
-    assert official_quota(account).reserved_s == 8.75 * 3600
-
-
-def test_failure_is_kept_beside_the_last_good_figure(account, kaggle):
-    quota_read(account, now=NOON)
-    kaggle.people.clear()
-    later = NOON + timedelta(minutes=11)
-    quota_read(account, now=later)
-    row = official_quota(account)
-    assert (row.total_s, row.read_at, row.tried_at) == (108_000, NOON, later)
-    assert "does not take the account's token" in row.error
-
-
-def test_account_without_a_token_is_not_asked_about(alice, kaggle):
-    bare = account_create(owner=alice, kind="kaggle", label="bare")
-    quota_read(bare, now=NOON)
-    assert kaggle.calls == []
-    assert official_quota(bare) is None
-    assert OfficialQuota.objects.get().error == ""
