@@ -99,13 +99,13 @@ def test_two_values_and_run_all_make_a_worker_that_an_interrupt_ends(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_session_ends_itself_at_its_limit(installation, account, machine, kind):
-    # Long enough to be online once: 20 s of a session of 24.
-    owned = account(kind, check_interval_s=1, session_limit_h=24 / 3600, session_shutdown_h=20 / 3600)
+    # Long enough to be online once, from the kernel's start: 30 s of a session of 36.
+    owned = account(kind, check_interval_s=1, session_limit_h=36 / 3600, session_shutdown_h=30 / 3600)
     host, name = machine(kind), f"{kind}-short-{next(_numbers)}"
     values = {"JOIN_TOKEN": token_of(installation, owned), "WORKER_NAME": name}
     run = host.run(downloaded(installation, kind, **values)).wait(90)
     assert not run.failed, run.said
-    assert "the session's limit of 0.00555556 h is reached" in run.said
+    assert "the session's limit of 0.00833333 h is reached" in run.said
     assert run.said.rstrip().endswith(
         "Giving the runtime back." if kind == "colab" else "The agent has ended."
     )
@@ -115,7 +115,7 @@ def test_session_ends_itself_at_its_limit(installation, account, machine, kind):
     worker = eventually(lambda: client.worker(name, status="offline"), what="the worker is offline")
     assert worker["reason"] == "its session has ended"
     session = installation.rows.one("SELECT * FROM pool_session WHERE worker_id = ?", worker["id"])
-    assert 19.5 < session["runtime_s"] < 22
+    assert 29.5 < session["runtime_s"] < 32
     assert session["ended_at"] is not None and session["estimated_until"] is None
     week = installation.rows.one("SELECT * FROM pool_accountweek WHERE account_id = ?", owned)
     assert abs(week["used_s"] - session["runtime_s"]) < 0.1 and week["estimated_s"] == 0

@@ -127,6 +127,9 @@ class NotebookRun:
         asyncio.set_event_loop(self._loop)
         try:
             self._loop.run_until_complete(self._execute())
+            # An interrupt or a kill that came from another thread is answered before the loop is closed.
+            if pending := asyncio.all_tasks(self._loop):
+                self._loop.run_until_complete(asyncio.wait(pending, timeout=10))
         finally:
             self._loop.close()
             self._over.set()
