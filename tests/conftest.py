@@ -19,6 +19,7 @@ os.environ["DJANGO_SETTINGS_MODULE"] = "config.settings"
 
 # No test is about time: a property that takes longer on a busy machine holds all the same.
 hypothesis_settings.register_profile("project", deadline=None, print_blob=True)
+hypothesis_settings.register_profile("quick", hypothesis_settings.get_profile("project"), max_examples=25)
 hypothesis_settings.load_profile("project")
 
 
@@ -32,6 +33,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--database-only", action="store_true", help="only tests that touch the database, and no slow ones"
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Where slow tests are left out, properties that name no number of examples are tried with fewer."""
+    if config.getoption("--database-only") or config.getoption("markexpr") == "not slow":
+        hypothesis_settings.load_profile("quick")
 
 
 @pytest.hookimpl(optionalhook=True)

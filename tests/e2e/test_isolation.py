@@ -85,6 +85,7 @@ class Attempts:
             print(f"{what:<{width}}  {' '.join(answer.split())[:100]}")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_worker_a_reaches_nothing_of_worker_b(installation):
     a = Party(installation, installation.client(), "isolation-a")

@@ -15,6 +15,7 @@ from tests.e2e.waiting import eventually
 DOCUMENT = Path(__file__).parents[2] / "docs" / "jobs.md"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the examples are written for curl")
 def test_every_example_of_the_document_does_what_it_says(installation, join, tmp_path):
     join("examples")

@@ -95,6 +95,7 @@ echo "attempt $DORMOUSE_ATTEMPT"
     assert counter.read_text() == "attempt 1\nattempt 2\n"
 
 
+@pytest.mark.slow
 def test_a_worker_whose_network_was_cut_stands_down_and_what_it_came_to_is_kept_to_be_looked_at(
     installation, join, submit
 ):

@@ -38,6 +38,7 @@ def test_a_night_and_a_morning_bring_every_byte_back(world: World) -> None:
     assert worker_of(instance).slots == 1
 
 
+@pytest.mark.slow
 def test_the_steps_are_told_in_their_order(world: World) -> None:
     instance = world.provisioned()
     world.hibernate(instance)

@@ -195,6 +195,7 @@ def test_a_simulated_week_ends_within_a_minute_of_the_truth_for_every_account(
     assert all(abs(error_s) < 60 for _, _, error_s in found)
 
 
+@pytest.mark.slow
 def test_a_simulated_day_of_two_accounts_ends_within_a_minute_of_the_truth(
     valkey: object, played: Callable[..., list[Played]]
 ) -> None:
