@@ -6,6 +6,8 @@ import re
 import signal
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
 from tests.e2e.client import Client
 from tests.e2e.waiting import eventually
 from tests.e2e.wire import CuttableWire
