@@ -61,11 +61,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Installations first. --database-only: what is worth a second run on another database.
+    """Installations first, then files with slow tests, lest one worker still computes when all others are done.
+
+    --database-only: what is worth a second run on another database.
 
     That is one test of each kind; what is slow goes through the same queries many times.
     """
-    items.sort(key=lambda item: not item.nodeid.startswith(INSTALLATIONS))
+    long = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (not item.nodeid.startswith(INSTALLATIONS), item.path not in long))
     if not config.getoption("--database-only"):
         return
     chosen = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -103,9 +104,10 @@ class Keeper:
     def trim_log(self) -> None:
         """Keep the agent's log from filling the disk: the part before goes to `agent.log.1`."""
         path = self.box_folder / LOG_FILE
-        if path.exists() and path.stat().st_size > LOG_LIMIT_BYTES:
-            shutil.copyfile(path, path.with_name(f"{LOG_FILE}.1"))
-            os.truncate(path, 0)  # its writers append
+        with contextlib.suppress(FileNotFoundError):  # a box that was destroyed is removed in another thread
+            if path.stat().st_size > LOG_LIMIT_BYTES:
+                shutil.copyfile(path, path.with_name(f"{LOG_FILE}.1"))
+                os.truncate(path, 0)  # its writers append
 
     def _environment(self, rental: Rental) -> dict[str, str]:
         here = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
