@@ -165,9 +165,8 @@ def test_when_the_accounts_week_is_used_up_it_ends_by_itself_before_its_session_
     job = plane.dispatch("d_1", script=script, grace_s=30)
     plane.wait(lambda: b"up" in job.log)
     assert not job.finish
-    plane.orders = [
-        {"kind": "end_by", "id": "0.000100"}
-    ]  # the provider itself says that nothing is left of it
+    # The provider itself says that nothing is left of it.
+    plane.orders = [{"kind": "end_by", "id": "0.000000"}]
     plane.ring(wire.RING_STATUS)
     plane.wait(lambda: job.finish)
     assert agent.wait() == 0
