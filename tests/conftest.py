@@ -19,7 +19,7 @@ os.environ["DJANGO_SETTINGS_MODULE"] = "config.settings"
 
 # No test is about time: a property that takes longer on a busy machine holds all the same.
 hypothesis_settings.register_profile("project", deadline=None, print_blob=True)
-hypothesis_settings.register_profile("quick", hypothesis_settings.get_profile("project"), max_examples=25)
+hypothesis_settings.register_profile("quick", hypothesis_settings.get_profile("project"), max_examples=10)
 hypothesis_settings.load_profile("project")
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from agent import wire
 from tests.agent.conftest import AgentProcess, eventually
 from tests.agent.control_plane import DROP, ControlPlane
 
 
+@pytest.mark.slow
 def test_children_run_on_while_it_is_away_and_everything_is_delivered_when_it_is_back(
     plane: ControlPlane, agent: AgentProcess
 ) -> None:
@@ -33,6 +36,7 @@ def test_children_run_on_while_it_is_away_and_everything_is_delivered_when_it_is
     plane.wait(lambda: after.finish)
 
 
+@pytest.mark.slow
 def test_errors_of_the_server_are_waited_out_and_retry_after_is_honoured(standing: AgentProcess) -> None:
     plane = standing.server
     job = plane.dispatch("d_errors", ring=False, command=["/bin/sh", "-c", "echo out; exit 2"])
@@ -67,6 +71,7 @@ def test_a_token_that_expires_at_any_moment_is_renewed_and_nothing_is_lost(stand
     assert len(plane.trades) < 25, "each expiry costs one trade, however many requests meet it"
 
 
+@pytest.mark.slow
 def test_output_that_is_refused_for_good_does_not_hold_back_the_report(standing: AgentProcess) -> None:
     plane = standing.server
     plane.fault("/log$", (413, {"code": "too_large", "message": "no more output is kept"}), times=100)

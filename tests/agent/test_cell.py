@@ -160,6 +160,7 @@ def test_wrong_option_is_a_sentence_and_not_repeated(plane: ControlPlane, notebo
     assert "Correct it in the first cell" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "answer", [(503, {"code": "busy", "message": "later"}), (429, {"code": "too_many"}), None]
 )
@@ -178,6 +179,7 @@ def test_server_that_lets_nobody_enrol_ends_the_session_with_a_sentence(
     assert notebook.agents() == []
 
 
+@pytest.mark.slow
 def test_machine_of_ones_own_waits_for_its_server_for_ever(plane: ControlPlane, notebook: Cell) -> None:
     plane.close()
     notebook.start(within_s=0.0, provider="local")

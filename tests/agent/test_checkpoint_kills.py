@@ -12,6 +12,8 @@ from tests.agent.conftest import AgentProcess, eventually
 from tests.agent.control_plane import DROP, ControlPlane
 from tests.agent.test_checkpoints import SAVE, run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def server(plane: ControlPlane, tmp_path: Path) -> CheckpointServer:

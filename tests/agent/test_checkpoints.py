@@ -66,6 +66,7 @@ echo "from ${{DORMOUSE_RESTORED_FROM-nothing}} attempt $DORMOUSE_ATTEMPT"
     assert os.listdir(tmp_path / "g3") == ["counter"]
 
 
+@pytest.mark.slow
 def test_it_is_kept_every_so_often_beside_the_command_and_only_what_changed_is_sent(
     plane: ControlPlane, agent: AgentProcess, server: CheckpointServer
 ) -> None:
@@ -112,6 +113,7 @@ def test_one_that_is_still_being_checked_is_waited_for(
     assert job.log == b"ran\n"
 
 
+@pytest.mark.slow
 def test_a_restore_that_fails_never_starts_the_command_and_says_which_it_was(
     plane: ControlPlane, agent: AgentProcess, server: CheckpointServer
 ) -> None:
@@ -148,6 +150,7 @@ def test_a_job_whose_checkpoints_are_lost_fails_and_does_not_begin_anew(
     assert job.log == b""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["signal", "limit"])
 def test_a_worker_that_ends_gives_the_grace_keeps_the_folder_and_reports(
     plane: ControlPlane, agent: AgentProcess, server: CheckpointServer, tmp_path: Path, how: str
@@ -174,6 +177,7 @@ def test_a_worker_that_ends_gives_the_grace_keeps_the_folder_and_reports(
         assert 0.5 * 8 < runtime_h * 3600 < 8, "all of it in time, and not before the last quarter or so"
 
 
+@pytest.mark.slow
 def test_an_agent_that_is_killed_finds_its_job_again_and_goes_on_keeping(
     plane: ControlPlane, agent: AgentProcess, server: CheckpointServer, tmp_path: Path
 ) -> None:
@@ -190,6 +194,7 @@ def test_an_agent_that_is_killed_finds_its_job_again_and_goes_on_keeping(
     assert job.finish and job.finish["outcome"] == "succeeded"
 
 
+@pytest.mark.slow
 def test_one_that_cannot_be_taken_is_told_and_tried_again(
     plane: ControlPlane, agent: AgentProcess, server: CheckpointServer
 ) -> None:

@@ -47,6 +47,7 @@ def test_killed_while_the_child_runs_it_takes_it_up_again(
     assert job.claims == 1 and len(job.finishes) == 1
 
 
+@pytest.mark.slow
 def test_child_that_ends_while_no_agent_is_there_is_reported_and_one_that_vanishes_is_interrupted(
     plane: ControlPlane, agent: AgentProcess, tmp_path: Path
 ) -> None:
@@ -87,6 +88,7 @@ def test_killed_while_it_ends_a_job_it_reports_the_end_and_not_the_exit_code_of_
     assert job.finish["reason"] == "told to end by SIGTERM"
 
 
+@pytest.mark.slow
 def test_killed_between_finish_and_report_it_reports_once_what_it_had_seen(
     plane: ControlPlane, agent: AgentProcess, tmp_path: Path
 ) -> None:

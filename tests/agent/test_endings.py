@@ -78,6 +78,7 @@ def test_a_job_that_was_killed_while_its_agent_was_away_is_interrupted_not_faile
     assert job.finish["reason"] == "killed by SIGTERM while its agent was away"
 
 
+@pytest.mark.slow
 def test_a_job_that_somebody_kills_while_its_agent_goes_on_has_failed(
     plane: ControlPlane, agent: AgentProcess
 ) -> None:
@@ -112,6 +113,7 @@ def test_it_posts_while_its_last_child_uses_its_grace_and_then_says_goodbye(
     assert job.finish and job.finish["outcome"] == "interrupted"
 
 
+@pytest.mark.slow
 def test_it_says_no_goodbye_while_it_owes_a_report(plane: ControlPlane, agent: AgentProcess) -> None:
     agent.enrolled().start()
     job = plane.dispatch("d_1", command=["true"])
@@ -125,6 +127,7 @@ def test_it_says_no_goodbye_while_it_owes_a_report(plane: ControlPlane, agent: A
     assert job.finish and job.finish["outcome"] == "succeeded"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", ["colab", "kaggle"])
 def test_a_machine_that_is_given_back_says_goodbye_although_it_owes_a_report(
     plane: ControlPlane, agent: AgentProcess, provider: str
@@ -155,6 +158,7 @@ def test_a_job_that_comes_too_late_for_its_own_end_is_given_back_and_never_start
     assert agent.wait() == 0 and not started.exists()
 
 
+@pytest.mark.slow
 def test_when_the_accounts_week_is_used_up_it_ends_by_itself_before_its_session_would(
     plane: ControlPlane, agent: AgentProcess
 ) -> None:
@@ -202,6 +206,7 @@ def test_the_end_does_not_wait_for_a_control_plane_that_is_away_and_reports_when
     assert job.finish and job.finish["outcome"] == "interrupted"
 
 
+@pytest.mark.slow
 def test_at_the_session_limit_it_ends_by_itself_with_the_jobs_own_grace(
     plane: ControlPlane, agent: AgentProcess
 ) -> None:
@@ -215,6 +220,7 @@ def test_at_the_session_limit_it_ends_by_itself_with_the_jobs_own_grace(
     assert job.finish and job.finish["outcome"] == "interrupted" and "limit of" in job.finish["reason"]
 
 
+@pytest.mark.slow
 def test_limit_holds_also_for_an_agent_that_is_started_again_while_the_server_is_away(
     plane: ControlPlane, agent: AgentProcess
 ) -> None:
@@ -264,6 +270,7 @@ def test_stand_down_kills_what_runs_changes_nothing_more_and_ends_with_3(
     assert not job.finishes and job.log_posts == posts
 
 
+@pytest.mark.slow
 def test_an_attempt_that_was_given_to_another_worker_is_killed_and_the_agent_goes_on(
     plane: ControlPlane, agent: AgentProcess
 ) -> None:

@@ -138,6 +138,7 @@ def told(job: Dispatch) -> list[str]:
     return [post["phase"] for post in job.progress]
 
 
+@pytest.mark.slow
 def test_a_store_that_is_away_when_a_job_begins_is_waited_for(
     standing: AgentProcess, store: JobStore
 ) -> None:
@@ -155,6 +156,7 @@ def test_a_store_that_is_away_when_a_job_begins_is_waited_for(
     assert told(job) == [wire.STORE_AWAY, "files"]
 
 
+@pytest.mark.slow
 def test_the_time_limit_counts_from_the_commands_start_also_after_a_restart_of_the_agent(
     plane: ControlPlane, agent: AgentProcess, tmp_path: Path
 ) -> None:
@@ -242,6 +244,7 @@ def test_what_matches_is_kept_after_success_and_after_failure(
         }
 
 
+@pytest.mark.slow
 def test_a_large_file_goes_up_in_pieces(standing: AgentProcess, store: JobStore) -> None:
     plane = standing.server
     size = wire.PIECE_BYTES + 1_000
@@ -351,6 +354,7 @@ def test_a_cancel_while_artifacts_go_up_ends_them_within_the_grace(
     assert processes.members(pgid=0, mark=mark, trust_group=False) == []
 
 
+@pytest.mark.slow
 def test_a_store_that_is_away_when_a_job_ends_loses_none_of_its_files(
     standing: AgentProcess, store: JobStore
 ) -> None:

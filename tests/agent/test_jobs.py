@@ -7,6 +7,8 @@ import statistics
 import time
 from pathlib import Path
 
+import pytest
+
 from agent import processes, wire
 from tests.agent.conftest import AgentProcess, eventually
 from tests.agent.control_plane import ControlPlane
@@ -95,6 +97,7 @@ def test_a_job_runs_and_everything_about_it_arrives(standing: AgentProcess) -> N
     )
 
 
+@pytest.mark.slow
 def test_output_is_delivered_by_offset_at_most_four_times_a_second(standing: AgentProcess) -> None:
     plane = standing.server
     size = 3 * wire.LOG_CHUNK_LIMIT_BYTES
@@ -116,6 +119,7 @@ def test_output_is_delivered_by_offset_at_most_four_times_a_second(standing: Age
     assert job.log.decode() == "one\ntwo\n"
 
 
+@pytest.mark.slow
 def test_the_same_doorbell_twice_starts_one_child(
     plane: ControlPlane, agent: AgentProcess, tmp_path: Path
 ) -> None:
@@ -203,6 +207,7 @@ def test_a_job_that_takes_too_long_is_ended_and_fails(standing: AgentProcess) ->
     assert job.log.decode().replace("Terminated\n", "") == "up\n"
 
 
+@pytest.mark.slow
 def test_a_job_leaves_nothing_running_and_a_command_may_leave_a_service(
     plane: ControlPlane, agent: AgentProcess
 ) -> None:

@@ -113,6 +113,7 @@ def test_a_workspace_is_snapshotted_again_from_its_parent_and_restored_elsewhere
     assert server.transfers == transfers and (target / "new work").exists()
 
 
+@pytest.mark.slow
 def test_progress_is_told_and_cancel_stops_half_way(
     plane: ControlPlane, agent: AgentProcess, server: SnapshotServer, workspace: Path
 ) -> None:
@@ -189,6 +190,7 @@ def test_transfers_wait_for_a_control_plane_that_is_away(
     assert len(server.commits) == 3 and server.commits[0] == server.commits[-1]
 
 
+@pytest.mark.slow
 def test_killed_half_way_a_snapshot_is_begun_anew_and_a_committed_one_is_not(
     plane: ControlPlane, agent: AgentProcess, server: SnapshotServer, workspace: Path
 ) -> None:

@@ -84,6 +84,7 @@ def test_status_and_health_tell_the_session_the_gpu_and_what_runs(
     assert again.finish and again.finish["outcome"] == "succeeded"
 
 
+@pytest.mark.slow
 def test_it_posts_when_it_is_told_to_and_at_once_when_asked(plane: ControlPlane, agent: AgentProcess) -> None:
     plane.next_in_s = 1000
     agent.enrolled().start()

@@ -169,6 +169,7 @@ def test_what_is_no_doorbell_is_dropped_and_the_worker_goes_on(standing: AgentPr
     assert job.claims == 1 and "Unrecoverable" not in standing.log()
 
 
+@pytest.mark.slow
 def test_a_queue_that_answers_nothing_at_once_is_not_asked_in_a_loop(
     plane: ControlPlane, agent: AgentProcess
 ) -> None:

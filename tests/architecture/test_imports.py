@@ -48,6 +48,7 @@ def test_import_rules_of_pyproject_hold():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_only_celery_and_config_import_tasks():
     """Everybody else rings them by name."""
     guilty = [

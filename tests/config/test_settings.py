@@ -47,6 +47,7 @@ def test_tests_never_touch_the_folder_of_the_checkout():
     assert str(settings.DATA_DIR).startswith(os.environ["DORMOUSE_TESTS_FOLDER"])
 
 
+@pytest.mark.slow
 def test_https_address_turns_on_everything_that_needs_it(tmp_path):
     done = subprocess.run(
         [sys.executable, "manage.py", "check", "--deploy", "--fail-level", "WARNING"],
@@ -56,6 +57,7 @@ def test_https_address_turns_on_everything_that_needs_it(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [

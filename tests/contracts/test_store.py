@@ -282,6 +282,7 @@ def test_a_signature_is_good_for_its_own_method_only(store: Store, key: str) -> 
     assert store.read(key) == BODY
 
 
+@pytest.mark.slow
 def test_an_expired_request_is_refused(store: Store, key: str) -> None:
     store.write(key, BODY)
     request = store.get_request(key, ttl_s=1)

@@ -39,6 +39,7 @@ def test_every_example_of_the_document_does_what_it_says(installation, join, tmp
     assert "cancelled\nsaved\n" in done.stdout, said
 
 
+@pytest.mark.slow
 def test_a_large_artifact_and_the_whole_output_come_back_byte_for_byte(installation, join, submit):
     join("files")
     client = installation.client()

@@ -45,6 +45,7 @@ def test_job_goes_to_the_safe_worker_and_its_output_arrives_whole(installation, 
         assert sorted(lines) == sorted(f"line {number} áé" for number in range(LINES))
 
 
+@pytest.mark.slow
 def test_job_that_only_a_worker_near_its_limit_could_run_waits_and_says_so(installation, join, submit):
     join("colab-tired", "colab", extra=near_its_limit())
     client = installation.client()
@@ -53,6 +54,7 @@ def test_job_that_only_a_worker_near_its_limit_could_run_waits_and_says_so(insta
     assert client.job(job)["status"] == "queued"
 
 
+@pytest.mark.slow
 def test_job_of_a_killed_worker_runs_again_elsewhere_and_its_late_report_is_refused(
     installation, join, submit
 ):

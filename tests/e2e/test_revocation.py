@@ -1,5 +1,7 @@
 """A worker that is revoked has no say any more: at once, on every route, and its job runs elsewhere."""
 
+import pytest
+
 from tests.e2e.client import Client
 from tests.e2e.test_jobs import access_token
 from tests.e2e.waiting import eventually
@@ -7,6 +9,7 @@ from tests.e2e.waiting import eventually
 REFUSED_AGENT = 3
 
 
+@pytest.mark.slow
 def test_revoked_worker_is_refused_everywhere_at_once_and_its_agent_ends(installation, join, submit):
     worker = join("revoked", "kaggle")
     client = installation.client()

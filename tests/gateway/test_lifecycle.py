@@ -69,6 +69,7 @@ def test_upload_that_is_under_way_at_the_end_arrives_whole(
     assert gateway.process.wait(5) == 0
 
 
+@pytest.mark.slow
 def test_request_that_does_not_finish_is_cut_off_after_the_drain(
     make_gateway: Callable[..., GatewayProcess], web: Web
 ) -> None:

@@ -216,6 +216,7 @@ junk = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(
     st.dictionaries(st.sampled_from([*DESIGN["auto_hibernation"], "signals", "x"]), junk, max_size=4) | junk
 )

@@ -145,6 +145,7 @@ def test_an_agent_deaf_to_sigterm_is_killed_after_its_grace(make_host: Make) -> 
     assert lives(given["identities"]) == []
 
 
+@pytest.mark.slow
 @linux
 def test_a_box_that_does_not_end_at_all_is_killed(make_host: Make) -> None:
     host = make_host(command=STAND_IN, grace_s=0.1).start()
@@ -203,6 +204,7 @@ def test_a_killed_host_comes_back_with_its_boxes_and_starts_them_again(host: Loc
         assert (host.box(ref) / "workspace" / "kept").read_text() == ref
 
 
+@pytest.mark.slow
 @linux
 def test_processes_that_outlived_their_killed_host_are_ended_before_it_serves_again(host: LocalHost) -> None:
     ref = host.create("dm-1")

@@ -274,6 +274,7 @@ def test_a_stopped_box_keeps_its_disk_is_billed_for_it_and_runs_again(
 # -- pace -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_vast_ais_own_limits_are_never_reached_by_calls_that_take_their_turn(
     tmp_path: Path, valkey: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -89,6 +89,7 @@ def test_a_long_line_of_generations_does_not_pile_up_segments(
     assert compare(workspace, target) == []
 
 
+@pytest.mark.slow
 def test_a_new_file_in_a_large_tree_rewrites_one_segment_of_its_manifest(
     store: Store, workspace: Path
 ) -> None:

@@ -44,6 +44,7 @@ def test_reading_a_large_file_holds_little_and_fetches_only_that_file(store: Sto
     assert sum(length for key, _, length in remote.got if "/p/" in key) < 41 << 20
 
 
+@pytest.mark.slow
 def test_finding_one_file_reads_one_segment_of_many(store: Store, workspace: Path) -> None:
     for folder in range(20):
         (workspace / f"{folder}").mkdir()
