@@ -56,6 +56,7 @@ def test_errors_of_the_server_are_waited_out_and_retry_after_is_honoured(standin
     assert job.finishes == [job.finishes[0]] * 3
 
 
+@pytest.mark.slow
 def test_a_token_that_expires_at_any_moment_is_renewed_and_nothing_is_lost(standing: AgentProcess) -> None:
     plane = standing.server
     job = plane.dispatch(

@@ -100,6 +100,7 @@ def notebook(plane: ControlPlane, tmp_path: Path) -> Iterator[Cell]:
     made.clean_up()
 
 
+@pytest.mark.slow
 def test_interrupt_ends_the_agent_and_gives_the_machine_back(plane: ControlPlane, notebook: Cell) -> None:
     notebook.start()
     plane.wait(lambda: plane.parked)
@@ -111,6 +112,7 @@ def test_interrupt_ends_the_agent_and_gives_the_machine_back(plane: ControlPlane
     assert notebook.agents() == []
 
 
+@pytest.mark.slow
 def test_interrupt_that_reaches_the_notebook_alone_is_passed_on(plane: ControlPlane, notebook: Cell) -> None:
     notebook.start()
     plane.wait(lambda: plane.parked)
@@ -132,6 +134,7 @@ def test_agent_that_is_killed_is_started_again_as_the_same_worker(
     assert notebook.said.count(" enrolled url=") == 1
 
 
+@pytest.mark.slow
 def test_token_that_is_refused_keeps_the_machine_and_the_next_token_works(
     plane: ControlPlane, notebook: Cell
 ) -> None:
@@ -143,6 +146,7 @@ def test_token_that_is_refused_keeps_the_machine_and_the_next_token_works(
     plane.wait(lambda: plane.parked)
 
 
+@pytest.mark.slow
 def test_identity_that_the_server_has_forgotten_is_put_aside(plane: ControlPlane, notebook: Cell) -> None:
     notebook.start()
     plane.wait(lambda: plane.parked)

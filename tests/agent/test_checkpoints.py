@@ -41,6 +41,7 @@ def run(plane: ControlPlane, script: str, dispatch_id: str = "d_1", **work: Any)
     )
 
 
+@pytest.mark.slow
 def test_a_job_says_now_and_goes_on_when_it_is_kept(
     plane: ControlPlane, agent: AgentProcess, server: CheckpointServer, tmp_path: Path
 ) -> None:
@@ -102,6 +103,7 @@ def test_the_next_attempt_finds_every_file_before_its_command_starts(
     assert not (tmp_path / "workspace").exists() or os.listdir(tmp_path / "workspace") == []
 
 
+@pytest.mark.slow
 def test_one_that_is_still_being_checked_is_waited_for(
     plane: ControlPlane, agent: AgentProcess, server: CheckpointServer
 ) -> None:
@@ -221,6 +223,7 @@ def test_a_stale_attempt_is_stopped_by_the_question_about_its_next_checkpoint(
     assert server.generations == [] and b"never" not in job.log
 
 
+@pytest.mark.slow
 def test_while_the_control_plane_is_away_the_command_goes_on_and_is_kept_afterwards(
     plane: ControlPlane, agent: AgentProcess, server: CheckpointServer
 ) -> None:
@@ -304,6 +307,7 @@ def test_what_was_restored_and_has_not_changed_needs_no_time(tmp_path: Path) -> 
     assert size_of(tmp_path, since_ns=0, within_s=0, stopped=lambda: False).files == 0
 
 
+@pytest.mark.slow
 def test_a_job_that_is_cut_short_while_its_artifacts_go_up_is_kept_and_goes_on_elsewhere(
     plane: ControlPlane, agent: AgentProcess, tmp_path: Path
 ) -> None:

@@ -68,6 +68,7 @@ def test_child_that_ends_while_no_agent_is_there_is_reported_and_one_that_vanish
     assert "vanished without an exit code" in vanishes.finish["reason"]
 
 
+@pytest.mark.slow
 def test_killed_while_it_ends_a_job_it_reports_the_end_and_not_the_exit_code_of_its_own_signal(
     plane: ControlPlane, agent: AgentProcess, tmp_path: Path
 ) -> None:
@@ -105,6 +106,7 @@ def test_killed_between_finish_and_report_it_reports_once_what_it_had_seen(
     assert count.read_text() == "ran\n" and len(job.finishes) == 1
 
 
+@pytest.mark.slow
 def test_killed_after_the_report_was_taken_but_not_answered_it_says_the_same_again(
     plane: ControlPlane, agent: AgentProcess, tmp_path: Path
 ) -> None:
@@ -149,6 +151,7 @@ def test_claim_whose_answer_is_lost_is_claimed_again_and_started_once(
     assert job.claims == 3 and job.log == b"once\n"
 
 
+@pytest.mark.slow
 def test_a_report_that_is_answered_stand_down_after_a_restart_ends_the_child(
     plane: ControlPlane, agent: AgentProcess
 ) -> None:
@@ -301,6 +304,7 @@ def test_a_full_disk_loses_neither_the_fact_in_memory_nor_the_lines_after_it(
     assert again.get("d_2") is not None and [e.dispatch_id for e in again.open_entries()] == ["d_1"]
 
 
+@pytest.mark.slow
 def test_an_agent_on_a_full_disk_starts_posts_and_gives_its_work_back(
     plane: ControlPlane, agent: AgentProcess
 ) -> None:

@@ -44,6 +44,7 @@ def test_a_signal_ends_everything_within_ten_seconds_and_reports_interrupted(
     assert not (agent.state_dir / "health.port").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command", ["echo up; sleep 600", "trap 'exit 1' TERM; echo up; while :; do sleep 0.01; done"]
 )
@@ -98,6 +99,7 @@ def test_a_signal_while_it_only_waits_ends_it_at_once(plane: ControlPlane, agent
     assert (last["status"], last["jobs"], last["epoch"]) == (wire.ENDED, [], 1)
 
 
+@pytest.mark.slow
 def test_it_posts_while_its_last_child_uses_its_grace_and_then_says_goodbye(
     plane: ControlPlane, agent: AgentProcess
 ) -> None:
@@ -144,6 +146,7 @@ def test_a_machine_that_is_given_back_says_goodbye_although_it_owes_a_report(
     assert plane.statuses[-1]["status"] == wire.ENDED and not job.finish
 
 
+@pytest.mark.slow
 def test_a_job_that_comes_too_late_for_its_own_end_is_given_back_and_never_started(
     plane: ControlPlane, agent: AgentProcess
 ) -> None:
@@ -294,6 +297,7 @@ def test_an_attempt_that_was_given_to_another_worker_is_killed_and_the_agent_goe
     assert late["output_tail"].startswith("tick\n") and late["output_bytes"] >= len("tick\n")
 
 
+@pytest.mark.slow
 def test_a_result_that_comes_too_late_is_told_once_with_its_last_output(
     plane: ControlPlane, agent: AgentProcess
 ) -> None:

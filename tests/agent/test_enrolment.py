@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import stat
 
+import pytest
+
 from agent import wire
 from tests.agent.conftest import AgentProcess
 from tests.agent.control_plane import DROP, ControlPlane
@@ -56,6 +58,7 @@ def test_control_plane_that_is_away_at_the_start_is_waited_for(
     plane.wait(lambda: plane.statuses)
 
 
+@pytest.mark.slow
 def test_a_used_token_ends_with_4_and_says_what_to_do(plane: ControlPlane, agent: AgentProcess) -> None:
     plane.join_tokens["join-1"] = "somebody else's request"
     agent.start()
@@ -69,6 +72,7 @@ def test_no_token_and_no_identity_ends_with_4(plane: ControlPlane, agent: AgentP
     assert "DORMOUSE_JOIN_TOKEN" in agent.log()
 
 
+@pytest.mark.slow
 def test_no_secret_reaches_the_log(plane: ControlPlane, agent: AgentProcess) -> None:
     agent.start(env={"AGENT_LOG": "debug"})
     plane.wait(lambda: plane.statuses and plane.parked)
@@ -96,6 +100,7 @@ def test_another_address_is_refused_with_a_sentence(plane: ControlPlane, agent: 
     assert f"belongs to worker w_1 of {plane.url}" in agent.log()
 
 
+@pytest.mark.slow
 def test_a_newer_epoch_in_the_credentials_ends_with_3(plane: ControlPlane, agent: AgentProcess) -> None:
     agent.enrolled()
     plane.epoch = 2
@@ -104,6 +109,7 @@ def test_a_newer_epoch_in_the_credentials_ends_with_3(plane: ControlPlane, agent
     assert "the control plane is at epoch 2" in agent.log()
 
 
+@pytest.mark.slow
 def test_an_identity_that_is_no_longer_taken_ends_with_4_and_says_how_to_join_again(
     plane: ControlPlane, agent: AgentProcess
 ) -> None:

@@ -118,6 +118,7 @@ def test_no_file_lands_outside_the_folder(
     assert job.finish and "leads out of the job's folder by a link" in job.finish["reason"]
 
 
+@pytest.mark.slow
 def test_a_job_that_is_cancelled_while_its_files_are_fetched_never_starts(
     standing: AgentProcess, store: JobStore
 ) -> None:
@@ -180,6 +181,7 @@ def test_the_time_limit_counts_from_the_commands_start_also_after_a_restart_of_t
     assert boot_clock_s() - began_s >= 3.0
 
 
+@pytest.mark.slow
 def test_what_a_job_is_given_has_a_bound_of_its_own(
     plane: ControlPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -383,6 +385,7 @@ def test_another_attempt_ends_the_upload_at_once_and_nothing_is_reported(
     assert not job.finishes and "d_old" not in store.kept
 
 
+@pytest.mark.slow
 def test_an_agent_that_dies_while_artifacts_go_up_finishes_when_it_is_back(
     plane: ControlPlane, agent: AgentProcess, tmp_path: Path
 ) -> None:

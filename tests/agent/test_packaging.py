@@ -112,6 +112,7 @@ def test_versions_agree() -> None:
     assert project["project"]["requires-python"] == ">=3.11"
 
 
+@pytest.mark.slow
 def test_a_wrong_word_ends_with_2_at_once(tmp_path: Path) -> None:
     for words in (["walk"], ["run", "--join", "x"], []):
         wrong = subprocess.run(

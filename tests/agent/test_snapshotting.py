@@ -155,6 +155,7 @@ def test_a_snapshot_that_is_refused_says_why_and_what_is_not_there_is_no_snapsho
     assert not old.finishes and not server.commits
 
 
+@pytest.mark.slow
 def test_a_restore_never_mixes_with_what_is_there(
     plane: ControlPlane, agent: AgentProcess, server: SnapshotServer, workspace: Path
 ) -> None:
@@ -176,6 +177,7 @@ def test_a_restore_never_mixes_with_what_is_there(
         assert (workspace / "mine.txt").read_text() == "do not touch"
 
 
+@pytest.mark.slow
 def test_transfers_wait_for_a_control_plane_that_is_away(
     plane: ControlPlane, agent: AgentProcess, server: SnapshotServer, workspace: Path
 ) -> None:
@@ -221,6 +223,7 @@ def test_killed_half_way_a_snapshot_is_begun_anew_and_a_committed_one_is_not(
     )
 
 
+@pytest.mark.slow
 def test_killed_between_its_root_and_the_commit_a_snapshot_is_interrupted_not_read_again(
     plane: ControlPlane, agent: AgentProcess, server: SnapshotServer, workspace: Path
 ) -> None:
@@ -282,6 +285,7 @@ def test_without_a_workspace_both_say_so(plane: ControlPlane, agent: AgentProces
         assert job.finish and job.finish["outcome"] == "failed" and "--workspace" in job.finish["reason"]
 
 
+@pytest.mark.slow
 def test_signed_urls_may_be_paths_of_the_control_plane(
     plane: ControlPlane, agent: AgentProcess, tmp_path: Path, workspace: Path
 ) -> None:

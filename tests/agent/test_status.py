@@ -111,6 +111,7 @@ def test_a_fantastic_interval_does_not_end_its_posts(plane: ControlPlane, agent:
     plane.wait(lambda: len(plane.statuses) > count)
 
 
+@pytest.mark.slow
 def test_unknown_utilisation_is_null_and_never_idle(plane: ControlPlane, agent: AgentProcess) -> None:
     agent.enrolled().start(probe="none")
     plane.wait(lambda: plane.statuses)

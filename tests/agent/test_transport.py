@@ -182,6 +182,7 @@ def test_a_queue_that_answers_nothing_at_once_is_not_asked_in_a_loop(
     assert time.monotonic() - started > 0.5
 
 
+@pytest.mark.slow
 def test_tls_with_an_authority_of_the_machine_and_a_poll_that_is_cut_short(
     plane: ControlPlane, agent: AgentProcess, tmp_path: Path
 ) -> None:

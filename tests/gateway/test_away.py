@@ -51,6 +51,7 @@ def assert_away(answer: Answer, code: str) -> None:
     assert set(answer.json) == {"code", "message", "hint"}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("web")
 def test_redis_killed_and_back(
     own_broker: valkey.Valkey, own_gateway: GatewayProcess, own_control: ControlPlane
@@ -181,6 +182,7 @@ def test_gateway_starts_before_redis_and_django(
         server.stop()
 
 
+@pytest.mark.slow
 def test_django_on_a_port(
     web: Web, make_gateway: Callable[..., GatewayProcess], gateway: GatewayProcess
 ) -> None:

@@ -107,6 +107,7 @@ def test_end_does_not_hang_whatever_the_start_was_doing(broker: valkey.Valkey, w
         asyncio.run(scene(turns))
 
 
+@pytest.mark.slow
 def test_message_sent_while_the_gateway_ends_stays_in_the_queue(
     make_gateway: Callable[..., GatewayProcess], control: ControlPlane
 ) -> None:
@@ -122,6 +123,7 @@ def test_message_sent_while_the_gateway_ends_stays_in_the_queue(
     assert control.waiting("w_a") == [b"x"]
 
 
+@pytest.mark.slow
 def test_second_gateway_on_the_same_port_says_so_and_exits_2(gateway: GatewayProcess, web: Web) -> None:
     environ = {
         "DORMOUSE_LISTEN": f"127.0.0.1:{gateway.port}",

@@ -41,6 +41,7 @@ def read_all(client: socket.socket) -> bytes:
     return received
 
 
+@pytest.mark.slow
 def test_head_that_trickles_in_is_cut_off_in_time(strict: GatewayProcess) -> None:
     with socket.create_connection(("127.0.0.1", strict.port), timeout=5) as client:
         began = time.monotonic()
@@ -65,6 +66,7 @@ def test_slow_head_of_a_later_request_is_cut_off_too(strict: GatewayProcess, web
         assert time.monotonic() - began < 1.4
 
 
+@pytest.mark.slow
 def test_head_timer_does_not_touch_a_request_that_takes_long(
     strict: GatewayProcess, web: Web, control: ControlPlane
 ) -> None:
@@ -77,6 +79,7 @@ def test_head_timer_does_not_touch_a_request_that_takes_long(
         assert client.recv(1000).startswith(b"HTTP/1.1 204")
 
 
+@pytest.mark.slow
 def test_silent_connection_ends_after_the_keep_alive_time(strict: GatewayProcess) -> None:
     with socket.create_connection(("127.0.0.1", strict.port), timeout=10) as client:
         began = time.monotonic()
@@ -136,6 +139,7 @@ def test_large_body_that_stops_ends_the_upload(strict: GatewayProcess, web: Web)
     assert web.body_cut.wait(5)
 
 
+@pytest.mark.slow
 def test_long_upload_may_take_longer_than_any_pause(strict: GatewayProcess, web: Web) -> None:
     def slowly() -> Iterator[bytes]:
         for _ in range(12):

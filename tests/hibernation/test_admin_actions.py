@@ -82,6 +82,7 @@ def test_a_link_changes_nothing(label: str, name: str, about_row: bool, method: 
     assert everything() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("label", "name", "about_row", "method"), list(actions()))
 def test_another_sites_form_is_refused(
     label: str, name: str, about_row: bool, method: Any, world: Any
@@ -92,6 +93,7 @@ def test_another_sites_form_is_refused(
     assert everything() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("label", "name", "about_row", "method"), list(actions()))
 def test_a_person_without_the_right_to_change_is_refused(
     label: str, name: str, about_row: bool, method: Any, world: Any
@@ -103,6 +105,7 @@ def test_a_person_without_the_right_to_change_is_refused(
     assert everything() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("label", "name", "about_row", "method"), list(actions()))
 def test_an_action_on_what_is_no_row_is_refused_and_no_fault(
     label: str, name: str, about_row: bool, method: Any, world: Any
@@ -116,6 +119,7 @@ def test_an_action_on_what_is_no_row_is_refused_and_no_fault(
         assert client.post(at, sent).status_code < 500
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", list(admin.site._registry), ids=lambda model: model._meta.label_lower)
 def test_no_address_of_a_page_is_a_fault(model: Any, world: Any) -> None:
     client = browser(raise_request_exception=False)

@@ -112,7 +112,9 @@ class KaggleDouble:
         self.base_url = f"{self.origin}/v1"
 
     def __enter__(self) -> KaggleDouble:
-        threading.Thread(target=self._server.serve_forever, name="kaggle", daemon=True).start()
+        threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, name="kaggle", daemon=True
+        ).start()
         return self
 
     def __exit__(self, *_: object) -> None:

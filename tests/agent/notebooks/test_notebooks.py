@@ -222,6 +222,7 @@ def fetched(tmp_path: Path, offer: Offer) -> str:
     return says("colab", tmp_path, SERVER_URL=offer.url, JOIN_TOKEN="dj_x", then=code, env=env)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "first",
     [

@@ -62,6 +62,7 @@ def check(client: APIClient, method: str, path: str, body: Any = None) -> None:
         assert {"code", "message", "hint"} <= set(answer.json()), path[:200]
 
 
+@pytest.mark.slow
 def test_what_is_asked_of_an_instance(api: APIClient, alice: Any) -> None:
     awake, asleep = instance_of(alice), asleep_of(alice, name="asleep")
     at = f"/api/instances/{awake.pk}"
@@ -78,6 +79,7 @@ def test_what_is_asked_of_an_instance(api: APIClient, alice: Any) -> None:
         check(api, "post", "/api/instances", body)
 
 
+@pytest.mark.slow
 def test_what_is_said_of_its_sleep(api: APIClient, alice: Any) -> None:
     at = f"/api/instances/{instance_of(alice).pk}"
     for inner in each(**POLICY):
@@ -93,6 +95,7 @@ def test_what_is_said_of_its_sleep(api: APIClient, alice: Any) -> None:
     check(api, "get", at)
 
 
+@pytest.mark.slow
 def test_what_is_looked_for(api: APIClient, alice: Any) -> None:
     at = f"/api/instances/{instance_of(alice).pk}"
     for place in PLACES:

@@ -67,6 +67,7 @@ def control_plane() -> Iterator[ControlPlane]:
         thread.join()
 
 
+@pytest.mark.slow
 def test_the_agent_of_a_box_enrols_and_says_what_gpu_it_has(
     make_host: Callable[..., LocalHost], control_plane: ControlPlane
 ) -> None:

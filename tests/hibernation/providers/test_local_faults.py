@@ -58,6 +58,7 @@ def test_a_fault_hits_only_the_label_and_machine_it_is_meant_for(host: LocalHost
         host.provider.create(offer.id, box_spec("dm-alice-1"))
 
 
+@pytest.mark.slow
 def test_a_create_that_broke_off_may_show_late(host: LocalHost) -> None:
     fault_add(host.folder, K.CREATE_UNKNOWN, seconds=1)
     with pytest.raises(CreateUnknown):

@@ -131,6 +131,7 @@ def test_a_destroyed_box_leaves_no_process_and_no_byte(host: LocalHost) -> None:
     assert (CHECKOUT / "pyproject.toml").exists()
 
 
+@pytest.mark.slow
 @linux
 def test_an_agent_deaf_to_sigterm_is_killed_after_its_grace(make_host: Make) -> None:
     host = make_host(command=STAND_IN, grace_s=0.3).start()
@@ -157,6 +158,7 @@ def test_a_box_that_does_not_end_at_all_is_killed(make_host: Make) -> None:
     assert lives(given["identities"]) == []
 
 
+@pytest.mark.slow
 def test_a_destroy_that_was_answered_is_done_even_if_the_host_is_killed(make_host: Make) -> None:
     host = make_host(command=STAND_IN, boot_s=0.2, grace_s=0.5).start()
     ref, stays = host.create("dm-1"), host.create("dm-2")
@@ -303,6 +305,7 @@ for offer in offers * 2:
 """
 
 
+@pytest.mark.slow
 def test_eight_processes_that_rent_at_once_never_get_more_than_there_is(make_host: Make) -> None:
     host = make_host(boxes=6, boot_s=60).start()
     renters = [

@@ -60,6 +60,7 @@ def check(client: APIClient, method: str, path: str, body: Any = None) -> None:
         assert {"code", "message", "hint"} <= set(answer.json()), path
 
 
+@pytest.mark.slow
 def test_people_may_send_what_they_like(
     api_client: Callable[..., APIClient],
     ops: User,
@@ -116,6 +117,7 @@ def test_people_may_send_what_they_like(
             check(client, "get", f"/api/{path}?status={place}&name={place}&limit={place}&offset={place}")
 
 
+@pytest.mark.slow
 def test_machines_may_send_what_they_like(
     api_client: Callable[..., APIClient], account: Account, enrol: Callable[..., Worker], unlimited: None
 ) -> None:

@@ -58,6 +58,7 @@ def test_people_may_ask_what_they_like(api_client: Callable[..., APIClient], wor
         check(api, "delete", f"/api/snapshots/{place}")
 
 
+@pytest.mark.slow
 def test_machines_may_send_what_they_like() -> None:
     alice = person()
     worker = Worker.objects.create(

@@ -33,6 +33,7 @@ def test_what_does_not_get_smaller_is_kept_raw() -> None:
     assert encode(b"text " * 20_000).codec is Codec.ZSTD
 
 
+@pytest.mark.slow
 def test_the_largest_block_that_a_reader_accepts_is_decoded_within_the_window_limit() -> None:
     raw = noise(BLOCK_RAW_MAX // 2) * 2
     hardest = zstandard.ZstdCompressor(level=19, write_content_size=True).compress(raw)

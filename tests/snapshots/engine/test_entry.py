@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -62,6 +63,7 @@ def test_entries_stand_one_after_another_in_a_segment(some: list[Entry]) -> None
     assert [parse_entry(value) for value in unpack_stream(raw)] == some
 
 
+@pytest.mark.slow
 @given(
     value=st.recursive(
         st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.binary() | st.text(),

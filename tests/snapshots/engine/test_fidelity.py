@@ -239,6 +239,7 @@ def build(root: bytes, tree: dict[bytes, Any]) -> None:
             put(path, data, mode=mode)
 
 
+@pytest.mark.slow
 @given(tree=trees, seed=st.integers(0, 2**31))
 @settings(
     max_examples=25,

@@ -74,6 +74,7 @@ def test_packs_that_nothing_needs_any_more_are_no_longer_named(
     verify_of(store, second)
 
 
+@pytest.mark.slow
 def test_a_long_line_of_generations_does_not_pile_up_segments(
     store: Store, workspace: Path, target: Path
 ) -> None:

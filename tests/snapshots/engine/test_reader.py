@@ -32,6 +32,7 @@ def test_every_file_reads_as_it_was(store: Store, workspace: Path) -> None:
     assert files > 25
 
 
+@pytest.mark.slow
 def test_reading_a_large_file_holds_little_and_fetches_only_that_file(store: Store, workspace: Path) -> None:
     put(workspace / "large", noise(40 << 20))
     put(workspace / "other", noise(40 << 20, 2))

@@ -314,6 +314,7 @@ def test_another_owners_key_opens_nothing(store: Store, target: Path, taken: str
 # -- stopping and starting again ------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_restore_that_is_cancelled_at_any_moment_leaves_nothing_and_can_begin_again(
     store: Store, workspace: Path, target: Path, taken: str
 ) -> None:
