@@ -18,6 +18,8 @@ from tests.hibernation.vast_world import VastWorld
 from tests.hibernation.world import instance_state
 from tests.simulators.vast.faults import FaultKind as K
 
+pytestmark = pytest.mark.slow
+
 
 def reasons_until(world: VastWorld, instance: Instance, step: str) -> list[str]:
     """What a person who watches the chain reads on its way to the step, each thing once."""
