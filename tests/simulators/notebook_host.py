@@ -7,10 +7,12 @@ the provider's own modules as doubles. Whatever the notebook installs lands in t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ensurepip
 import json
 import os
 import shutil
+import signal
 import site
 import sysconfig
 import tempfile
@@ -115,7 +117,9 @@ class NotebookRun:
 
     def kill(self) -> None:
         """As a provider that takes its machine back: the notebook and all that it started, without a word."""
-        asyncio.run_coroutine_threadsafe(self._kernel.shutdown_kernel(now=True), self._loop).result(20)
+        killed = self._kernel.signal_kernel(signal.SIGKILL)
+        with contextlib.suppress(RuntimeError):  # it is gone already
+            asyncio.run_coroutine_threadsafe(killed, self._loop).result(20)
 
     def wait(self, within_s: float = 60) -> NotebookRun:
         assert self._over.wait(within_s), (
