@@ -26,12 +26,17 @@ hypothesis_settings.load_profile("project")
 INSTALLATIONS = ("tests/e2e/", "tests/chaos/")
 """Folders whose tests share one whole installation."""
 
+CHAINS = "tests/hibernation/chains/"
+"""What they promise rests on the database's own locks and transactions: all of them run on every database."""
+
 DATABASE_FIXTURES = {"db", "transactional_db", "django_db_setup", "live_server"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--database-only", action="store_true", help="only tests that touch the database, and no slow ones"
+        "--database-only",
+        action="store_true",
+        help="only tests that touch the database, and of the slow ones only the chains'",
     )
 
 
@@ -65,7 +70,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     --database-only: what is worth a second run on another database.
 
-    That is one test of each kind; what is slow goes through the same queries many times.
+    That is one test of each kind, and every chain; what else is slow goes through the same queries many times.
     """
     long = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: (not item.nodeid.startswith(INSTALLATIONS), item.path not in long))
@@ -77,7 +82,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if (
             item.get_closest_marker("django_db") or DATABASE_FIXTURES & set(getattr(item, "fixturenames", ()))
         )
-        and not item.get_closest_marker("slow")
+        and (item.nodeid.startswith(CHAINS) or not item.get_closest_marker("slow"))
     ]
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     items[:] = chosen

@@ -72,6 +72,7 @@ def test_every_action_asks_before_it_acts(label: str, name: str, about_row: bool
     assert getattr(method, "dialog", None), f"{label}.{name} would run on a GET: give it a dialog"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("label", "name", "about_row", "method"), list(actions()))
 def test_a_link_changes_nothing(label: str, name: str, about_row: bool, method: Any, world: Any) -> None:
     client = browser()

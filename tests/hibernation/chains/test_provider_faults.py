@@ -24,6 +24,8 @@ from snapshots.states import SnapshotState
 from tests.hibernation.providers.hosts import eventually
 from tests.hibernation.world import World, instance_state, last_generation, listed, worker_of
 
+pytestmark = pytest.mark.slow
+
 
 def awake_again(world: World, instance: Instance, kept: Path, *, stride_s: float = 0) -> None:
     """Hold the end of a wake to everything it promises."""

@@ -118,7 +118,7 @@ def in_turn(pool: list[Candidate], need: Need, how_many: int) -> list[str]:
 PER_EXAMPLE = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 
 
-@settings(max_examples=120, suppress_health_check=PER_EXAMPLE)
+@settings(suppress_health_check=PER_EXAMPLE)
 @given(pool=pools, spec=needs, who=st.integers(0, 1), limit=st.integers(1, 5))
 def test_the_statement_and_the_pure_function_choose_the_same_workers(
     accounts: list[Account], alice: User, bob: User, pool: Any, spec: Any, who: int, limit: int
@@ -133,7 +133,7 @@ def test_the_statement_and_the_pure_function_choose_the_same_workers(
             assert [one.worker_id for one in chosen] == expected, f"few={few}"
 
 
-@settings(max_examples=60, suppress_health_check=PER_EXAMPLE)
+@settings(suppress_health_check=PER_EXAMPLE)
 @given(pool=pools, spec=needs, who=st.integers(0, 1))
 def test_counted_by_the_database_or_one_by_one_the_reason_is_the_same(
     accounts: list[Account], alice: User, bob: User, pool: Any, spec: Any, who: int

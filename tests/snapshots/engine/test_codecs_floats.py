@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from snapshots.engine.codecs import Base, Codec, decode, delta, encode, encode_delta, planes
@@ -34,7 +34,6 @@ def as_array(raw: bytes) -> np.ndarray:
 
 
 @given(length=lengths, seed=st.integers(0, 9), width=st.sampled_from([2, 4]), phase=st.integers(0, 3))
-@settings(max_examples=60, deadline=None)
 def test_planes_of_any_bytes_come_back_at_any_length_and_phase(
     length: int, seed: int, width: int, phase: int
 ) -> None:
@@ -47,7 +46,6 @@ def test_planes_of_any_bytes_come_back_at_any_length_and_phase(
 
 
 @given(length=lengths, seed=st.integers(0, 9), width=st.sampled_from([1, 2, 4]), moved=st.floats(0, 1))
-@settings(max_examples=60, deadline=None)
 def test_a_delta_of_any_two_chunks_comes_back(length: int, seed: int, width: int, moved: float) -> None:
     base, other = noise(length, seed), noise(length, seed + 1)
     cut = int(length * moved)
@@ -119,7 +117,6 @@ def test_a_delta_that_does_not_pay_is_not_made() -> None:
 
 
 @given(seed=st.integers(0, 5_000), codec=st.sampled_from([Codec.PLANES16, Codec.PLANES32, Codec.DELTA]))
-@settings(max_examples=150, deadline=None)
 def test_a_broken_payload_is_refused_or_decoded_to_the_announced_length(seed: int, codec: Codec) -> None:
     """Chunk ids find wrong bytes; a decoder must only never crash, hang or allocate more than was announced."""
     raw, base = floats("fp32", 20_000), floats("fp32", 20_000, 2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from snapshots.engine.entry import DEVICES, Entry, Kind, parse_entry, path_order
@@ -49,7 +49,6 @@ def entries(draw: st.DrawFn) -> Entry:
 
 
 @given(entry=entries())
-@settings(max_examples=100)
 def test_any_entry_comes_back_and_encodes_the_same_again(entry: Entry) -> None:
     again = parse_entry(unpack(entry.encode()))
     assert again == entry
@@ -57,7 +56,6 @@ def test_any_entry_comes_back_and_encodes_the_same_again(entry: Entry) -> None:
 
 
 @given(some=st.lists(entries(), max_size=3))
-@settings(max_examples=30)
 def test_entries_stand_one_after_another_in_a_segment(some: list[Entry]) -> None:
     raw = b"".join(entry.encode() for entry in some)
     assert [parse_entry(value) for value in unpack_stream(raw)] == some
@@ -75,7 +73,6 @@ def test_messagepack_has_one_form(value: object) -> None:
 
 
 @given(some=st.sets(paths, max_size=20))
-@settings(max_examples=50)
 def test_path_order_puts_a_folder_directly_before_what_is_inside_it(some: set[bytes]) -> None:
     ordered = sorted(some, key=path_order)
     for folder in ordered:

@@ -6,7 +6,7 @@ import hashlib
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from snapshots.engine.codecs import encode
@@ -43,7 +43,6 @@ def pack_of(blocks: list[list[bytes]]) -> tuple[PackRecord, bytes]:
 
 
 @given(blocks=packs)
-@settings(max_examples=50, deadline=None)
 def test_every_chunk_of_any_pack_is_found_again(blocks: list[list[bytes]]) -> None:
     record, data = pack_of(blocks)
     assert parse_pack_record(unpack(record.encode())) == record
