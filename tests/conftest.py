@@ -17,8 +17,10 @@ from tests.servers import valkey as valkey_server
 os.environ["DJANGO_SETTINGS_MODULE"] = "config.settings"
 """For child processes; pytest-django has loaded `tests.settings` by now (--ds in pyproject.toml outweighs this)."""
 
-# No test is about time: a property that takes longer on a busy machine holds all the same.
-hypothesis_settings.register_profile("project", deadline=None, print_blob=True)
+# No test is about time: a property that takes longer on a busy machine holds all the same. And a test says the same of the
+# same code each time; whoever changes a property looks further, with --hypothesis-profile=explore.
+hypothesis_settings.register_profile("project", deadline=None, print_blob=True, derandomize=True)
+hypothesis_settings.register_profile("explore", deadline=None, print_blob=True, max_examples=2_000)
 hypothesis_settings.register_profile("quick", hypothesis_settings.get_profile("project"), max_examples=10)
 hypothesis_settings.load_profile("project")
 
@@ -42,7 +44,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Where slow tests are left out, properties that name no number of examples are tried with fewer."""
-    if config.getoption("--database-only") or config.getoption("markexpr") == "not slow":
+    is_quick = config.getoption("--database-only") or config.getoption("markexpr") == "not slow"
+    if is_quick and not config.getoption("--hypothesis-profile"):
         hypothesis_settings.load_profile("quick")
 
 
